@@ -288,15 +288,38 @@ impl Recorder {
         });
     }
 
-    /// A launch ended with these counters.
+    /// A launch ended with these counters; what the host did since the last one comes before it.
     pub fn launch(&self, kernel: &str, grid: [u32; 3], block: [u32; 3], counters: &Counters) {
+        let before = self.take_between();
+        self.launch_after(before, kernel, grid, block, counters);
+    }
+
+    /// Host synchronisations and allocations since the last launch. A driver that runs launches later than they are
+    /// enqueued takes this when it enqueues one, and gives it back through [`Recorder::launch_after`].
+    pub fn take_between(&self) -> (u64, u64) {
+        let mut between = (0, 0);
+        self.with(|log| {
+            between = (std::mem::take(&mut log.host_syncs_since), std::mem::take(&mut log.allocations_since));
+        });
+        between
+    }
+
+    /// A launch ended with these counters; `between` are the synchronisations and allocations before it.
+    pub fn launch_after(
+        &self,
+        between: (u64, u64),
+        kernel: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        counters: &Counters,
+    ) {
         self.with(|log| {
             let recorded = Recorded {
                 kernel: kernel.to_string(),
                 grid,
                 block,
-                host_syncs_before: std::mem::take(&mut log.host_syncs_since),
-                allocations_before: std::mem::take(&mut log.allocations_since),
+                host_syncs_before: between.0,
+                allocations_before: between.1,
                 counters: counters.clone(),
             };
             log.launches.push(recorded);
