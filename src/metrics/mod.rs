@@ -1,0 +1,1 @@
+//! Room: metrics. Evaluation without the matrix.

@@ -1,0 +1,42 @@
+//! Room: primitives. The passes behind the losses, for those who build their own.
+
+mod log_sum_exp;
+mod normalize;
+mod similarity;
+
+pub use log_sum_exp::log_sum_exp;
+pub use normalize::{
+    NORM_EPS, normalize, normalize_backward, normalize_backward_into, normalize_into,
+};
+pub use similarity::{similarity, similarity_into};
+
+use crate::matrix::Device;
+use crate::{Error, Matrix, Result};
+
+/// Two sets of embeddings must have one dimension.
+fn check_dimension<D: Device, T: 'static>(x: Matrix<'_, D, T>, y: Matrix<'_, D, T>) -> Result<()> {
+    if x.cols() == y.cols() {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "y",
+        format!("embeddings of dimension {}", y.cols()),
+        format!("{}, the dimension of x", x.cols()),
+    ))
+}
+
+/// An output must have the shape that the operation gives.
+fn check_shape(
+    argument: &'static str,
+    given: (usize, usize),
+    expected: (usize, usize),
+) -> Result<()> {
+    if given == expected {
+        return Ok(());
+    }
+    Err(Error::argument(
+        argument,
+        format!("{} × {}", given.0, given.1),
+        format!("{} × {}", expected.0, expected.1),
+    ))
+}
