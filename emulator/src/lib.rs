@@ -14,6 +14,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod config;
+pub mod driver;
 pub mod exec;
 pub mod memory;
 pub mod ptx;
