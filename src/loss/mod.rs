@@ -312,7 +312,7 @@ pub trait Loss: Sized {
 }
 
 /// Checks options and shapes.
-fn problem<'a, D: Device, T: 'static>(
+pub(crate) fn problem<'a, D: Device, T: 'static>(
     family: &Family,
     batch: Batch<'a, D, T>,
 ) -> Result<Problem<'a, D, T>> {
