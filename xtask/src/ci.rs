@@ -1,0 +1,87 @@
+//! `cargo xtask ci`: what .ci/run does after the tests.
+
+use crate::find;
+use crate::resources;
+use crate::setup;
+use crate::tool::{self, cargo, heading};
+use std::process::Command;
+use std::time::Instant;
+
+/// The command: every step, also after one that fails.
+pub fn run() -> Result<(), String> {
+    let mut steps = Steps::default();
+    steps.cargo("formatting", cargo().args(["fmt", "--all", "--check"]));
+    // The lints and the documentation are the same with and without compiled kernels, and so is
+    // checked on the way that the crate builds where there is no NVRTC.
+    steps.cargo(
+        "lints",
+        cargo()
+            .args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+            .env("METRIC_KERNELS_SKIP_NVRTC", "1"),
+    );
+    steps.cargo(
+        "documentation",
+        cargo()
+            .args(["doc", "--workspace", "--no-deps"])
+            .env("METRIC_KERNELS_SKIP_NVRTC", "1")
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    );
+    steps.step("package", package);
+    steps.step("resources", || resources::run(true));
+    if tool::root().join("examples/train.rs").is_file() {
+        let mut train = cargo();
+        train.args(["run", "--release", "--example", "train", "--"]);
+        train.args(["--epochs", "1", "--seeds", "1"]);
+        steps.cargo("the example, one epoch", &mut train);
+    }
+    steps.close()
+}
+
+/// Builds the package from its own contents alone. What is built there has no `.cuda` beside it:
+/// the NVRTC of the workspace is named, so that the packaged kernels are compiled too.
+fn package() -> Result<(), String> {
+    let nvrtc = setup::nvrtc()?;
+    let mut package = cargo();
+    // Dirty is what a checkout is while one works; on a clean clone there is nothing to allow.
+    package.args(["package", "--package", "metric-kernels", "--allow-dirty"]);
+    if nvrtc.path.is_absolute() {
+        package.env(find::VARIABLE, &nvrtc.path);
+    }
+    tool::must(&mut package)
+}
+
+/// The steps done, with the time each took and what went wrong.
+#[derive(Default)]
+struct Steps {
+    done: Vec<(String, f64, Result<(), String>)>,
+}
+
+impl Steps {
+    fn cargo(&mut self, name: &str, command: &mut Command) {
+        self.step(&format!("{name}: {}", tool::shown(command)), || tool::must(command));
+    }
+
+    fn step(&mut self, name: &str, run: impl FnOnce() -> Result<(), String>) {
+        heading(name);
+        let start = Instant::now();
+        let result = run();
+        if let Err(error) = &result {
+            eprintln!("error: {error}");
+        }
+        self.done.push((name.to_string(), start.elapsed().as_secs_f64(), result));
+    }
+
+    fn close(self) -> Result<(), String> {
+        println!();
+        for (name, seconds, result) in &self.done {
+            let outcome = if result.is_ok() { "ok" } else { "FAILED" };
+            println!("{outcome:>6}  {seconds:6.1} s  {name}");
+        }
+        let failed = self.done.iter().filter(|(_, _, result)| result.is_err()).count();
+        if failed > 0 {
+            Err(format!("{failed} of {} steps failed", self.done.len()))
+        } else {
+            Ok(())
+        }
+    }
+}
