@@ -14,7 +14,13 @@ use super::state::{Allocation, Driver, Handle, HostRange, Pool, State, driver, r
 
 impl Driver {
     /// Allocates device memory for a context.
-    fn allocate(&self, state: &mut State, context: Handle, bytes: usize, pool: Option<Handle>) -> Result<u64> {
+    fn allocate(
+        &self,
+        state: &mut State,
+        context: Handle,
+        bytes: usize,
+        pool: Option<Handle>,
+    ) -> Result<u64> {
         let address = self.memory.alloc(bytes).map_err(|error| {
             say(&format!("{}: {error}", current_call()));
             match error {
@@ -28,7 +34,10 @@ impl Driver {
             pool.high = pool.high.max(pool.used);
         }
         let call = current_call();
-        state.allocations.insert(address, Allocation { context, bytes, call, pool, freeing: false, graph: None });
+        state.allocations.insert(
+            address,
+            Allocation { context, bytes, call, pool, freeing: false, graph: None },
+        );
         Ok(address)
     }
 }
@@ -89,7 +98,12 @@ fn free(address: u64) -> Result {
         state.no_capture_in(context)?;
         driver.recorder.host_sync();
     }
-    let context = driver.lock().allocations.get(&address).map(|a| a.context).ok_or(CUresult::INVALID_VALUE)?;
+    let context = driver
+        .lock()
+        .allocations
+        .get(&address)
+        .map(|a| a.context)
+        .ok_or(CUresult::INVALID_VALUE)?;
     driver.run_until(Until::Context(context))?;
     driver.release(&mut driver.lock(), address);
     Ok(())
@@ -123,7 +137,10 @@ fn free_async(address: u64, stream: Handle) -> Result {
     let graph = state.allocations[&address].graph;
     if capturing && graph.is_none() {
         // A graph can only free what it, or another graph, has allocated.
-        say(&format!("{}: a capture cannot free {address:#x}, which no graph allocated", current_call()));
+        say(&format!(
+            "{}: a capture cannot free {address:#x}, which no graph allocated",
+            current_call()
+        ));
         return Err(CUresult::INVALID_VALUE);
     }
     if graph.is_some() {
@@ -178,7 +195,11 @@ fn free_host(pointer: usize) -> Result {
     let driver = driver()?;
     let context = {
         let state = driver.lock();
-        let range = state.host.get(&pointer).filter(|h| h.owned.is_some()).ok_or(CUresult::INVALID_VALUE)?;
+        let range = state
+            .host
+            .get(&pointer)
+            .filter(|h| h.owned.is_some())
+            .ok_or(CUresult::INVALID_VALUE)?;
         range.context
     };
     let outcome = driver.run_until(Until::Context(context));
@@ -211,8 +232,11 @@ fn pointer_attribute(data: *mut c_void, attribute: u32, pointer: u64) -> Result 
         7 | 20 => Out(data.cast::<u64>()).set(device.map_or(0, |d| d.0)),
         8 | 10 | 15 | 21 => Out(data.cast::<u32>()).set(0),
         9 => Out(data.cast::<i32>()).set(0),
-        11 | 19 => Out(data.cast::<u64>()).set(device.map(|d| d.0).or(host.map(|h| h.0 as u64)).unwrap_or(0)),
-        12 | 18 => Out(data.cast::<usize>()).set(device.map(|d| d.1).or(host.map(|h| h.1)).unwrap_or(0)),
+        11 | 19 => Out(data.cast::<u64>())
+            .set(device.map(|d| d.0).or(host.map(|h| h.0 as u64)).unwrap_or(0)),
+        12 | 18 => {
+            Out(data.cast::<usize>()).set(device.map(|d| d.1).or(host.map(|h| h.1)).unwrap_or(0))
+        }
         13 => Out(data.cast::<u32>()).set(1),
         16 => Out(data.cast::<u32>()).set(3),
         17 => Out(data.cast::<Handle>()).set(owner.and_then(|a| a.pool).unwrap_or(0)),

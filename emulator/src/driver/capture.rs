@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::error::{CUresult, Result};
 use super::ffi::{In, Out, api};
 use super::queue::Action;
-use super::state::{CAPTURE_MODE, Capture, Graph, Handle, Node, State, StreamCapture, capture_mode, driver};
+use super::state::{
+    CAPTURE_MODE, Capture, Graph, Handle, Node, State, StreamCapture, capture_mode, driver,
+};
 
 /// `CUstreamCaptureStatus`.
 mod status {
@@ -20,8 +22,13 @@ impl State {
     /// Adds a node to the capture that `stream` takes part in.
     pub fn capture_node(&mut self, stream: Handle, action: Action) -> Result {
         let handle = self.new_handle();
-        let part = self.streams.get_mut(&stream).and_then(|s| s.capture.as_mut()).ok_or(CUresult::INVALID_HANDLE)?;
-        let capture = self.captures.get_mut(&part.id).ok_or(CUresult::STREAM_CAPTURE_INVALIDATED)?;
+        let part = self
+            .streams
+            .get_mut(&stream)
+            .and_then(|s| s.capture.as_mut())
+            .ok_or(CUresult::INVALID_HANDLE)?;
+        let capture =
+            self.captures.get_mut(&part.id).ok_or(CUresult::STREAM_CAPTURE_INVALIDATED)?;
         if capture.invalidated {
             return Err(CUresult::STREAM_CAPTURE_INVALIDATED);
         }
@@ -83,8 +90,12 @@ impl State {
 
     /// To be called before waiting for a whole context.
     pub fn no_capture_in(&mut self, context: Handle) -> Result {
-        let streams: Vec<Handle> =
-            self.streams.iter().filter(|(_, s)| s.context == context && s.capture.is_some()).map(|(&h, _)| h).collect();
+        let streams: Vec<Handle> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| s.context == context && s.capture.is_some())
+            .map(|(&h, _)| h)
+            .collect();
         let mut outcome = Ok(());
         for stream in streams {
             outcome = outcome.and(self.no_capture_on(stream));
@@ -107,10 +118,16 @@ impl State {
 /// among what the origin's last nodes depend on.
 fn joined(state: &State, capture: &Capture, id: u64) -> bool {
     let frontier = |stream: &Handle| {
-        state.streams.get(stream).and_then(|s| s.capture.as_ref()).filter(|c| c.id == id).map(|c| c.frontier.clone())
+        state
+            .streams
+            .get(stream)
+            .and_then(|s| s.capture.as_ref())
+            .filter(|c| c.id == id)
+            .map(|c| c.frontier.clone())
     };
     let mut reached = BTreeSet::new();
-    let mut pending: Vec<usize> = frontier(&capture.origin).unwrap_or_default().into_iter().collect();
+    let mut pending: Vec<usize> =
+        frontier(&capture.origin).unwrap_or_default().into_iter().collect();
     while let Some(node) = pending.pop() {
         if reached.insert(node) {
             pending.extend(capture.nodes[node].after.iter().copied());
@@ -164,7 +181,9 @@ fn information(raw: Handle) -> Result<(u32, u64, Handle, Vec<Handle>)> {
         state.invalidate(id);
         return Err(CUresult::STREAM_CAPTURE_IMPLICIT);
     }
-    let Some(part) = &state.streams[&stream].capture else { return Ok((status::NONE, 0, 0, Vec::new())) };
+    let Some(part) = &state.streams[&stream].capture else {
+        return Ok((status::NONE, 0, 0, Vec::new()));
+    };
     match state.captures.get(&part.id) {
         Some(capture) if !capture.invalidated => {
             let nodes = part.frontier.iter().map(|&n| capture.nodes[n].handle).collect();

@@ -9,13 +9,13 @@ use super::state::{CURRENT, Handle, driver};
 
 /// The limits that can be asked for, with their first values, by `CUlimit`.
 const LIMITS: [(u32, usize); 7] = [
-    (0, 1024),      // STACK_SIZE
-    (1, 1 << 20),   // PRINTF_FIFO_SIZE
-    (2, 8 << 20),   // MALLOC_HEAP_SIZE
-    (3, 2),         // DEV_RUNTIME_SYNC_DEPTH
-    (4, 2048),      // DEV_RUNTIME_PENDING_LAUNCH_COUNT
-    (5, 64),        // MAX_L2_FETCH_GRANULARITY
-    (6, 0),         // PERSISTING_L2_CACHE_SIZE
+    (0, 1024),    // STACK_SIZE
+    (1, 1 << 20), // PRINTF_FIFO_SIZE
+    (2, 8 << 20), // MALLOC_HEAP_SIZE
+    (3, 2),       // DEV_RUNTIME_SYNC_DEPTH
+    (4, 2048),    // DEV_RUNTIME_PENDING_LAUNCH_COUNT
+    (5, 64),      // MAX_L2_FETCH_GRANULARITY
+    (6, 0),       // PERSISTING_L2_CACHE_SIZE
 ];
 
 /// Releases the primary context once; the last release destroys it.

@@ -151,7 +151,15 @@ fn wait(driver: &Driver, stream: Handle) -> Result {
 }
 
 /// Fills a rectangle of elements of `size` bytes.
-fn fill(address: u64, pitch: usize, value: u32, size: usize, count: usize, rows: usize, mode: Mode) -> Result {
+fn fill(
+    address: u64,
+    pitch: usize,
+    value: u32,
+    size: usize,
+    count: usize,
+    rows: usize,
+    mode: Mode,
+) -> Result {
     let driver = driver()?;
     let (state, stream) = enter(driver, mode)?;
     let width = count.checked_mul(size).ok_or(CUresult::INVALID_VALUE)?;
@@ -195,22 +203,27 @@ pub struct Memcpy2D {
 fn copy_2d(description: In<Memcpy2D>, mode: Mode) -> Result {
     let d = description.get()?;
     let driver = driver()?;
-    let end = |kind: u32, host: usize, device: u64, x: usize, y: usize, pitch: usize| -> Result<Place> {
-        let offset = y.checked_mul(pitch).and_then(|o| o.checked_add(x)).ok_or(CUresult::INVALID_VALUE)?;
-        match kind {
-            1 => Ok(Place::Host(host + offset)),
-            2 => Ok(Place::Device(device + offset as u64)),
-            4 => Ok(driver.place(device + offset as u64)),
-            3 => Err(super::ffi::unsupported("cuMemcpy2D of arrays")),
-            _ => Err(CUresult::INVALID_VALUE),
-        }
-    };
+    let end =
+        |kind: u32, host: usize, device: u64, x: usize, y: usize, pitch: usize| -> Result<Place> {
+            let offset = y
+                .checked_mul(pitch)
+                .and_then(|o| o.checked_add(x))
+                .ok_or(CUresult::INVALID_VALUE)?;
+            match kind {
+                1 => Ok(Place::Host(host + offset)),
+                2 => Ok(Place::Device(device + offset as u64)),
+                4 => Ok(driver.place(device + offset as u64)),
+                3 => Err(super::ffi::unsupported("cuMemcpy2D of arrays")),
+                _ => Err(CUresult::INVALID_VALUE),
+            }
+        };
     let pitch = |pitch: usize| if pitch == 0 { d.width } else { pitch };
     let (source_pitch, destination_pitch) = (pitch(d.source_pitch), pitch(d.destination_pitch));
     if d.width > source_pitch || d.width > destination_pitch {
         return Err(CUresult::INVALID_VALUE);
     }
-    let source = end(d.source_type, d.source_host, d.source_device, d.source_x, d.source_y, source_pitch)?;
+    let source =
+        end(d.source_type, d.source_host, d.source_device, d.source_x, d.source_y, source_pitch)?;
     let destination = end(
         d.destination_type,
         d.destination_host,
@@ -219,7 +232,12 @@ fn copy_2d(description: In<Memcpy2D>, mode: Mode) -> Result {
         d.destination_y,
         destination_pitch,
     )?;
-    copy(source, destination, Shape { width: d.width, rows: d.rows, source_pitch, destination_pitch }, mode)
+    copy(
+        source,
+        destination,
+        Shape { width: d.width, rows: d.rows, source_pitch, destination_pitch },
+        mode,
+    )
 }
 
 /// Copies between pointers of either kind.

@@ -4,8 +4,8 @@ use std::ffi::c_char;
 
 use super::error::{CUresult, Result};
 use super::ffi::{Out, Text, api};
-use super::state::{driver, initialise};
 use super::leaks;
+use super::state::{driver, initialise};
 
 /// The version reported: CUDA 13.0.
 const VERSION: i32 = 13_000;
@@ -57,49 +57,61 @@ pub fn attribute(number: u32) -> Result<i32> {
     let limits = limits(config.compute_capability);
     let hopper = config.compute_capability.0 >= 9;
     Ok(match number {
-        1 => 1024,                                       // MAX_THREADS_PER_BLOCK
-        2 | 3 => 1024,                                   // MAX_BLOCK_DIM_X, _Y
-        4 => 64,                                         // MAX_BLOCK_DIM_Z
-        5 => i32::MAX,                                   // MAX_GRID_DIM_X
-        6 | 7 => 65_535,                                 // MAX_GRID_DIM_Y, _Z
-        8 => 48 << 10,                                   // MAX_SHARED_MEMORY_PER_BLOCK
-        9 => 64 << 10,                                   // TOTAL_CONSTANT_MEMORY
-        10 => 32,                                        // WARP_SIZE
-        11 => i32::MAX,                                  // MAX_PITCH
-        12 => limits.registers as i32,                   // MAX_REGISTERS_PER_BLOCK
-        13 => 1_410_000,                                 // CLOCK_RATE, kHz
-        14 => 512,                                       // TEXTURE_ALIGNMENT
-        15 => 1,                                         // GPU_OVERLAP
-        16 => config.sm_count as i32,                    // MULTIPROCESSOR_COUNT
-        20 => 0,                                         // COMPUTE_MODE: default
-        21 | 22 | 55 | 56 => 131_072,                    // texture and surface widths
-        23 | 57 => 65_536,                               // and heights
+        1 => 1024,                     // MAX_THREADS_PER_BLOCK
+        2 | 3 => 1024,                 // MAX_BLOCK_DIM_X, _Y
+        4 => 64,                       // MAX_BLOCK_DIM_Z
+        5 => i32::MAX,                 // MAX_GRID_DIM_X
+        6 | 7 => 65_535,               // MAX_GRID_DIM_Y, _Z
+        8 => 48 << 10,                 // MAX_SHARED_MEMORY_PER_BLOCK
+        9 => 64 << 10,                 // TOTAL_CONSTANT_MEMORY
+        10 => 32,                      // WARP_SIZE
+        11 => i32::MAX,                // MAX_PITCH
+        12 => limits.registers as i32, // MAX_REGISTERS_PER_BLOCK
+        13 => 1_410_000,               // CLOCK_RATE, kHz
+        14 => 512,                     // TEXTURE_ALIGNMENT
+        15 => 1,                       // GPU_OVERLAP
+        16 => config.sm_count as i32,  // MULTIPROCESSOR_COUNT
+        20 => 0,                       // COMPUTE_MODE: default
+        21 | 22 | 55 | 56 => 131_072,  // texture and surface widths
+        23 | 57 => 65_536,             // and heights
         24..=26 | 58..=60 => 16_384,
-        30 => 512,                                       // SURFACE_ALIGNMENT
-        31 => 1,                                         // CONCURRENT_KERNELS
-        33 | 34 | 50 => 0,                               // PCI_BUS_ID, _DEVICE_ID, _DOMAIN_ID
-        36 => 1_215_000,                                 // MEMORY_CLOCK_RATE, kHz
-        37 => 5_120,                                     // GLOBAL_MEMORY_BUS_WIDTH
-        38 => if hopper { 50 << 20 } else { 40 << 20 },  // L2_CACHE_SIZE
-        39 => limits.threads as i32,                     // MAX_THREADS_PER_MULTIPROCESSOR
-        40 => 3,                                         // ASYNC_ENGINE_COUNT
-        41 => 1,                                         // UNIFIED_ADDRESSING
-        51 => 32,                                        // TEXTURE_PITCH_ALIGNMENT
-        75 => config.compute_capability.0 as i32,        // COMPUTE_CAPABILITY_MAJOR
-        76 => config.compute_capability.1 as i32,        // COMPUTE_CAPABILITY_MINOR
-        78..=80 => 1,                                    // stream priorities, L1 caches
-        81 => limits.shared as i32,                      // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-        82 => limits.registers as i32,                   // MAX_REGISTERS_PER_MULTIPROCESSOR
-        87 => 2,                                         // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
-        90 => 1,                                         // COMPUTE_PREEMPTION_SUPPORTED
-        95 => 1,                                         // COOPERATIVE_LAUNCH
-        97 => config.shared_per_block_optin as i32,      // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-        99 => 1,                                         // HOST_REGISTER_SUPPORTED
-        106 => limits.blocks as i32,                     // MAX_BLOCKS_PER_MULTIPROCESSOR
-        111 => limits.reserved_shared as i32,            // RESERVED_SHARED_MEMORY_PER_BLOCK
-        115 => 1,                                        // MEMORY_POOLS_SUPPORTED
-        120 => i32::from(hopper),                        // CLUSTER_LAUNCH
-        126 => if hopper { 4 } else { 1 },               // MEM_SYNC_DOMAIN_COUNT
+        30 => 512,         // SURFACE_ALIGNMENT
+        31 => 1,           // CONCURRENT_KERNELS
+        33 | 34 | 50 => 0, // PCI_BUS_ID, _DEVICE_ID, _DOMAIN_ID
+        36 => 1_215_000,   // MEMORY_CLOCK_RATE, kHz
+        37 => 5_120,       // GLOBAL_MEMORY_BUS_WIDTH
+        38 => {
+            if hopper {
+                50 << 20
+            } else {
+                40 << 20
+            }
+        } // L2_CACHE_SIZE
+        39 => limits.threads as i32, // MAX_THREADS_PER_MULTIPROCESSOR
+        40 => 3,           // ASYNC_ENGINE_COUNT
+        41 => 1,           // UNIFIED_ADDRESSING
+        51 => 32,          // TEXTURE_PITCH_ALIGNMENT
+        75 => config.compute_capability.0 as i32, // COMPUTE_CAPABILITY_MAJOR
+        76 => config.compute_capability.1 as i32, // COMPUTE_CAPABILITY_MINOR
+        78..=80 => 1,      // stream priorities, L1 caches
+        81 => limits.shared as i32, // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+        82 => limits.registers as i32, // MAX_REGISTERS_PER_MULTIPROCESSOR
+        87 => 2,           // SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO
+        90 => 1,           // COMPUTE_PREEMPTION_SUPPORTED
+        95 => 1,           // COOPERATIVE_LAUNCH
+        97 => config.shared_per_block_optin as i32, // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        99 => 1,           // HOST_REGISTER_SUPPORTED
+        106 => limits.blocks as i32, // MAX_BLOCKS_PER_MULTIPROCESSOR
+        111 => limits.reserved_shared as i32, // RESERVED_SHARED_MEMORY_PER_BLOCK
+        115 => 1,          // MEMORY_POOLS_SUPPORTED
+        120 => i32::from(hopper), // CLUSTER_LAUNCH
+        126 => {
+            if hopper {
+                4
+            } else {
+                1
+            }
+        } // MEM_SYNC_DOMAIN_COUNT
         // Numbers that exist and mean a feature the emulator lacks: host memory mapped into the
         // device, managed memory, textures, virtual memory management, tensor maps, and so on.
         1..=161 => 0,

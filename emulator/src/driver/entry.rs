@@ -4,7 +4,10 @@ use std::ffi::c_void;
 
 use super::error::{CUresult, Result};
 use super::ffi::{Out, Symbol, Text, api};
-use super::{allocation, capture, context, copy, device, error, event, function, graph, launch, module, stream, stubs};
+use super::{
+    allocation, capture, context, copy, device, error, event, function, graph, launch, module,
+    stream, stubs,
+};
 
 /// Every function that does something.
 fn working() -> impl Iterator<Item = &'static Symbol> {
@@ -29,11 +32,15 @@ fn working() -> impl Iterator<Item = &'static Symbol> {
 /// The function that a program means by `name`: names come without the version suffix, and the
 /// newest version that does something is the answer.
 fn find(name: &str) -> Option<*const c_void> {
-    let named = |wanted: &str| {
-        working().find(|s| s.0 == wanted).map(|s| s.1)
-    };
-    let suffixed = ["_v4", "_v3", "_v2", ""].iter().find_map(|suffix| named(&format!("{name}{suffix}")));
-    suffixed.or_else(|| stubs::TABLE.iter().find(|s| s.0 == name || s.0.strip_prefix(name).is_some_and(|r| r.starts_with("_v"))).map(|s| s.1))
+    let named = |wanted: &str| working().find(|s| s.0 == wanted).map(|s| s.1);
+    let suffixed =
+        ["_v4", "_v3", "_v2", ""].iter().find_map(|suffix| named(&format!("{name}{suffix}")));
+    suffixed.or_else(|| {
+        stubs::TABLE
+            .iter()
+            .find(|s| s.0 == name || s.0.strip_prefix(name).is_some_and(|r| r.starts_with("_v")))
+            .map(|s| s.1)
+    })
 }
 
 /// Looks a function up.

@@ -121,15 +121,23 @@ codes! {
 impl CUresult {
     /// The constant's name, as in `CUDA_ERROR_INVALID_VALUE`.
     pub fn name(self) -> &'static str {
-        CODES.iter().find(|c| c.0 == self.0).map_or("CUDA_ERROR_UNKNOWN", |c| c.1.trim_end_matches('\0'))
+        CODES
+            .iter()
+            .find(|c| c.0 == self.0)
+            .map_or("CUDA_ERROR_UNKNOWN", |c| c.1.trim_end_matches('\0'))
     }
 }
 
 /// Hands out one text of the table, or null and INVALID_VALUE for a number that is no code.
-fn text(code: CUresult, out: Out<*const c_char>, pick: fn(&(u32, &'static str, &'static str)) -> &'static str) -> Result {
+fn text(
+    code: CUresult,
+    out: Out<*const c_char>,
+    pick: fn(&(u32, &'static str, &'static str)) -> &'static str,
+) -> Result {
     match CODES.iter().find(|c| c.0 == code.0) {
         Some(entry) => {
-            let text = CStr::from_bytes_with_nul(pick(entry).as_bytes()).map_err(|_| CUresult::UNKNOWN)?;
+            let text =
+                CStr::from_bytes_with_nul(pick(entry).as_bytes()).map_err(|_| CUresult::UNKNOWN)?;
             out.set(text.as_ptr())
         }
         None => {

@@ -80,7 +80,9 @@ pub fn wait(raw: Handle, event: Handle) -> Result {
             Err(CUresult::STREAM_CAPTURE_ISOLATION)
         }
         (None, None) => match point {
-            Some(point) if point.stream != stream && !state.passed(point) => driver.submit_wait(state, stream, point),
+            Some(point) if point.stream != stream && !state.passed(point) => {
+                driver.submit_wait(state, stream, point)
+            }
             _ => Ok(()),
         },
     }

@@ -22,7 +22,9 @@ fn code_of(fault: &Fault) -> CUresult {
         FaultKind::Timeout => CUresult::LAUNCH_TIMEOUT,
         FaultKind::StackOverflow => CUresult::HARDWARE_STACK_ERROR,
         FaultKind::InvalidLaunch => CUresult::INVALID_VALUE,
-        FaultKind::Trap if fault.message.to_ascii_lowercase().contains("assert") => CUresult::ASSERT,
+        FaultKind::Trap if fault.message.to_ascii_lowercase().contains("assert") => {
+            CUresult::ASSERT
+        }
         FaultKind::Trap
         | FaultKind::Uninitialised
         | FaultKind::SharedRace

@@ -129,7 +129,8 @@ pub fn current_call() -> &'static str {
 /// Runs the body of an exported function: no panic crosses into C, and under
 /// `CUDA_EMULATOR_TRACE=1` every call and its answer goes to stderr.
 pub fn guard(name: &'static str, body: impl FnOnce() -> Result) -> CUresult {
-    static TRACE: LazyLock<bool> = LazyLock::new(|| std::env::var("CUDA_EMULATOR_TRACE").is_ok_and(|v| v != "0"));
+    static TRACE: LazyLock<bool> =
+        LazyLock::new(|| std::env::var("CUDA_EMULATOR_TRACE").is_ok_and(|v| v != "0"));
     let outer = CALL.replace(name);
     let code = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => CUresult::SUCCESS,

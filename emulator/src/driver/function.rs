@@ -17,7 +17,8 @@ const SHARED_BY_DEFAULT: usize = 48 << 10;
 impl Function {
     /// Most dynamic shared memory that a launch may ask for.
     pub fn dynamic_shared_limit(&self) -> usize {
-        self.max_dynamic_shared.unwrap_or_else(|| SHARED_BY_DEFAULT.saturating_sub(self.kernel.static_shared()))
+        self.max_dynamic_shared
+            .unwrap_or_else(|| SHARED_BY_DEFAULT.saturating_sub(self.kernel.static_shared()))
     }
 }
 
@@ -73,7 +74,13 @@ fn set_attribute(function: Handle, number: u32, value: i32) -> Result {
 /// How many blocks of a kernel an SM holds, by the rules of the occupancy calculator: registers
 /// are given to warps in units of 256 and warps are spread over four schedulers, shared memory is
 /// given in units of 128 bytes.
-pub fn blocks_per_sm(limits: &Limits, optin: usize, kernel: &Kernel, threads: u32, dynamic_shared: usize) -> u32 {
+pub fn blocks_per_sm(
+    limits: &Limits,
+    optin: usize,
+    kernel: &Kernel,
+    threads: u32,
+    dynamic_shared: usize,
+) -> u32 {
     if threads == 0 || threads > kernel.max_threads_per_block() {
         return 0;
     }
@@ -101,7 +108,13 @@ fn occupancy(function: Handle, threads: i32, dynamic_shared: usize) -> Result<u3
     let entry = driver.function(&state, function)?;
     let threads = u32::try_from(threads).ok().filter(|&t| t > 0).ok_or(CUresult::INVALID_VALUE)?;
     let limits = limits(driver.config.compute_capability);
-    Ok(blocks_per_sm(&limits, driver.config.shared_per_block_optin, &entry.kernel, threads, dynamic_shared))
+    Ok(blocks_per_sm(
+        &limits,
+        driver.config.shared_per_block_optin,
+        &entry.kernel,
+        threads,
+        dynamic_shared,
+    ))
 }
 
 /// The block size that keeps most threads resident, largest first, and the blocks that fill the device.

@@ -53,8 +53,12 @@ fn collect(graph: Handle) -> Result {
     if state.graphs.contains_key(&graph) || state.executables.values().any(|e| e.graph == graph) {
         return Ok(());
     }
-    let owned: Vec<(u64, Handle)> =
-        state.allocations.iter().filter(|(_, a)| a.graph == Some(graph)).map(|(&p, a)| (p, a.context)).collect();
+    let owned: Vec<(u64, Handle)> = state
+        .allocations
+        .iter()
+        .filter(|(_, a)| a.graph == Some(graph))
+        .map(|(&p, a)| (p, a.context))
+        .collect();
     drop(state);
     for (address, context) in owned {
         // A launch of the graph may still be queued.
@@ -71,7 +75,11 @@ fn update(executable: Handle, graph: Handle) -> Result<bool> {
     let nodes = state.graphs.get(&graph).ok_or(CUresult::INVALID_VALUE)?.nodes.clone();
     let entry = state.executables.get_mut(&executable).ok_or(CUresult::INVALID_VALUE)?;
     let same = entry.nodes.len() == nodes.len()
-        && entry.nodes.iter().zip(nodes.iter()).all(|(a, b)| kind(a) == kind(b) && a.after == b.after);
+        && entry
+            .nodes
+            .iter()
+            .zip(nodes.iter())
+            .all(|(a, b)| kind(a) == kind(b) && a.after == b.after);
     if same {
         entry.nodes = nodes;
     }

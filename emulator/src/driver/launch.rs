@@ -74,15 +74,34 @@ impl Driver {
         let [gx, gy, gz] = launch.grid;
         let [bx, by, bz] = launch.block;
         if gx == 0 || gy == 0 || gz == 0 || gx > i32::MAX as u32 || gy > 65_535 || gz > 65_535 {
-            return refuse(CUresult::INVALID_VALUE, function, format!("a grid of {gx} × {gy} × {gz} is not possible"));
+            return refuse(
+                CUresult::INVALID_VALUE,
+                function,
+                format!("a grid of {gx} × {gy} × {gz} is not possible"),
+            );
         }
-        if bx == 0 || by == 0 || bz == 0 || bx > 1024 || by > 1024 || bz > 64 || u64::from(bx) * u64::from(by) * u64::from(bz) > 1024 {
-            return refuse(CUresult::INVALID_VALUE, function, format!("a block of {bx} × {by} × {bz} is not possible"));
+        if bx == 0
+            || by == 0
+            || bz == 0
+            || bx > 1024
+            || by > 1024
+            || bz > 64
+            || u64::from(bx) * u64::from(by) * u64::from(bz) > 1024
+        {
+            return refuse(
+                CUresult::INVALID_VALUE,
+                function,
+                format!("a block of {bx} × {by} × {bz} is not possible"),
+            );
         }
         let threads = bx * by * bz;
         let most = kernel.max_threads_per_block();
         if threads > most {
-            return refuse(CUresult::INVALID_VALUE, function, format!("{threads} threads a block, the kernel is for {most} at most"));
+            return refuse(
+                CUresult::INVALID_VALUE,
+                function,
+                format!("{threads} threads a block, the kernel is for {most} at most"),
+            );
         }
         let limit = function.dynamic_shared_limit();
         let (dynamic, fixed) = (launch.dynamic_shared as usize, kernel.static_shared());
@@ -90,12 +109,18 @@ impl Driver {
             return refuse(
                 CUresult::INVALID_VALUE,
                 function,
-                format!("{dynamic} bytes of dynamic shared memory, the limit set for the function is {limit}"),
+                format!(
+                    "{dynamic} bytes of dynamic shared memory, the limit set for the function is {limit}"
+                ),
             );
         }
         let cluster = match (launch.cluster, kernel.required_cluster()) {
             (Some(asked), Some(required)) if asked != required => {
-                return refuse(CUresult::INVALID_VALUE, function, format!("a cluster of {asked:?}, the kernel requires {required:?}"));
+                return refuse(
+                    CUresult::INVALID_VALUE,
+                    function,
+                    format!("a cluster of {asked:?}, the kernel requires {required:?}"),
+                );
             }
             (asked, required) => asked.or(required),
         };
@@ -104,16 +129,30 @@ impl Driver {
             let most = if function.attributes.get(&14).is_some_and(|&v| v != 0) { 16 } else { 8 };
             let supported = self.config.compute_capability.0 >= 9 || size == 1;
             if size == 0 || size > most || !supported {
-                return refuse(CUresult::INVALID_CLUSTER_SIZE, function, format!("a cluster of {cluster:?} is not possible"));
+                return refuse(
+                    CUresult::INVALID_CLUSTER_SIZE,
+                    function,
+                    format!("a cluster of {cluster:?} is not possible"),
+                );
             }
             if launch.grid.iter().zip(cluster).any(|(&g, c)| g % c != 0) {
-                return refuse(CUresult::INVALID_VALUE, function, format!("the grid is no multiple of the cluster {cluster:?}"));
+                return refuse(
+                    CUresult::INVALID_VALUE,
+                    function,
+                    format!("the grid is no multiple of the cluster {cluster:?}"),
+                );
             }
         }
         launch.cluster = cluster;
         if launch.cooperative {
             let limits = limits(self.config.compute_capability);
-            let blocks = blocks_per_sm(&limits, self.config.shared_per_block_optin, kernel, threads, dynamic);
+            let blocks = blocks_per_sm(
+                &limits,
+                self.config.shared_per_block_optin,
+                kernel,
+                threads,
+                dynamic,
+            );
             let resident = u64::from(blocks) * u64::from(self.config.sm_count);
             if u64::from(gx) * u64::from(gy) * u64::from(gz) > resident {
                 return refuse(
@@ -167,13 +206,25 @@ fn parameters(function: &Function, pointers: In<*const u8>, extra: In<usize>) ->
             return Err(CUresult::INVALID_VALUE);
         }
         // SAFETY: the program promised a pointer to each parameter, readable for its size.
-        unsafe { std::ptr::copy_nonoverlapping(pointer, bytes.as_mut_ptr().add(parameter.offset), parameter.size) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                pointer,
+                bytes.as_mut_ptr().add(parameter.offset),
+                parameter.size,
+            )
+        };
     }
     Ok(bytes)
 }
 
 /// Launches a function.
-fn launch(function: Handle, mut launch: Launch, stream: Handle, pointers: In<*const u8>, extra: In<usize>) -> Result {
+fn launch(
+    function: Handle,
+    mut launch: Launch,
+    stream: Handle,
+    pointers: In<*const u8>,
+    extra: In<usize>,
+) -> Result {
     let driver = driver()?;
     let (mut state, context) = driver.healthy()?;
     let stream = state.stream_for_work(stream)?;

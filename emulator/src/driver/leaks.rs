@@ -16,33 +16,56 @@ enum Policy {
     Fatal,
 }
 
-static POLICY: LazyLock<Policy> = LazyLock::new(|| match std::env::var("CUDA_EMULATOR_LEAKS").as_deref() {
-    Ok("ignore") => Policy::Ignore,
-    Ok("fatal") => Policy::Fatal,
-    Ok("report") | Ok("") | Err(_) => Policy::Report,
-    Ok(other) => {
-        say(&format!("CUDA_EMULATOR_LEAKS={other} cannot be read; use ignore, report or fatal"));
-        Policy::Report
-    }
-});
+static POLICY: LazyLock<Policy> =
+    LazyLock::new(|| match std::env::var("CUDA_EMULATOR_LEAKS").as_deref() {
+        Ok("ignore") => Policy::Ignore,
+        Ok("fatal") => Policy::Fatal,
+        Ok("report") | Ok("") | Err(_) => Policy::Report,
+        Ok(other) => {
+            say(&format!(
+                "CUDA_EMULATOR_LEAKS={other} cannot be read; use ignore, report or fatal"
+            ));
+            Policy::Report
+        }
+    });
 
 /// Describes what `context` still holds, one line each.
 pub fn of_context(state: &State, context: Handle) -> Vec<String> {
     let mut lines = Vec::new();
-    for (address, allocation) in state.allocations.iter().filter(|(_, a)| a.context == context && a.graph.is_none()) {
-        lines.push(format!("{} bytes at {address:#x}, allocated by {}", allocation.bytes, allocation.call));
+    for (address, allocation) in
+        state.allocations.iter().filter(|(_, a)| a.context == context && a.graph.is_none())
+    {
+        lines.push(format!(
+            "{} bytes at {address:#x}, allocated by {}",
+            allocation.bytes, allocation.call
+        ));
     }
-    for (address, range) in state.host.iter().filter(|(_, h)| h.context == context && h.owned.is_some()) {
+    for (address, range) in
+        state.host.iter().filter(|(_, h)| h.context == context && h.owned.is_some())
+    {
         lines.push(format!("{} bytes of page-locked host memory at {address:#x}", range.bytes));
     }
     let defaults = |handle: &Handle| {
-        state.contexts.get(&context).is_some_and(|c| c.legacy == *handle || c.per_thread.values().any(|s| s == handle))
+        state
+            .contexts
+            .get(&context)
+            .is_some_and(|c| c.legacy == *handle || c.per_thread.values().any(|s| s == handle))
     };
     let counts = [
-        (state.streams.iter().filter(|(h, s)| s.context == context && !s.destroyed && !defaults(h)).count(), "streams"),
+        (
+            state
+                .streams
+                .iter()
+                .filter(|(h, s)| s.context == context && !s.destroyed && !defaults(h))
+                .count(),
+            "streams",
+        ),
         (state.events.values().filter(|e| e.context == context).count(), "events"),
         (state.modules.values().filter(|m| m.context == context).count(), "modules"),
-        (state.executables.values().filter(|e| e.context == context).count(), "instantiated graphs"),
+        (
+            state.executables.values().filter(|e| e.context == context).count(),
+            "instantiated graphs",
+        ),
     ];
     lines.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
     lines

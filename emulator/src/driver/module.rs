@@ -11,7 +11,8 @@ use super::queue::Until;
 use super::state::{Driver, Function, Handle, LoadedModule, State, driver};
 
 /// First bytes of images that hold machine code: ELF (a cubin) and the two forms of a fat binary.
-const MACHINE_CODE: [[u8; 4]; 3] = [*b"\x7fELF", 0xba55_ed50_u32.to_le_bytes(), 0x4662_43b1_u32.to_le_bytes()];
+const MACHINE_CODE: [[u8; 4]; 3] =
+    [*b"\x7fELF", 0xba55_ed50_u32.to_le_bytes(), 0x4662_43b1_u32.to_le_bytes()];
 
 /// Where a program wants the messages of a load, from its JIT options.
 #[derive(Default)]
@@ -29,7 +30,11 @@ impl Log {
             let _ = super::device::write_text(text, Out(self.buffer as *mut c_char), self.size);
         }
         if let Some(written) = self.written {
-            written.set_if(if self.buffer == 0 { 0 } else { text.len().min(self.size.saturating_sub(1)) });
+            written.set_if(if self.buffer == 0 {
+                0
+            } else {
+                text.len().min(self.size.saturating_sub(1))
+            });
         }
     }
 }
@@ -60,8 +65,12 @@ fn code_of(error: &LoadError) -> CUresult {
     match error {
         LoadError::UnsupportedVersion(_) => CUresult::UNSUPPORTED_PTX_VERSION,
         LoadError::UnsupportedTarget(_) => CUresult::NO_BINARY_FOR_GPU,
-        LoadError::Syntax { .. } | LoadError::UnknownInstruction { .. } | LoadError::Unresolved(_) => CUresult::INVALID_PTX,
-        LoadError::Other(text) if text.starts_with("out of device memory") => CUresult::OUT_OF_MEMORY,
+        LoadError::Syntax { .. }
+        | LoadError::UnknownInstruction { .. }
+        | LoadError::Unresolved(_) => CUresult::INVALID_PTX,
+        LoadError::Other(text) if text.starts_with("out of device memory") => {
+            CUresult::OUT_OF_MEMORY
+        }
         LoadError::Other(_) => CUresult::INVALID_PTX,
     }
 }
@@ -91,7 +100,10 @@ fn load(module: Out<Handle>, image: &[u8], logs: &[Log; 2]) -> Result {
         Err(code)
     };
     if MACHINE_CODE.iter().any(|magic| image.starts_with(magic)) {
-        return refuse(CUresult::NO_BINARY_FOR_GPU, "the image is machine code; the emulator runs PTX only");
+        return refuse(
+            CUresult::NO_BINARY_FOR_GPU,
+            "the image is machine code; the emulator runs PTX only",
+        );
     }
     let Ok(ptx) = std::str::from_utf8(image) else {
         return refuse(CUresult::INVALID_IMAGE, "the image is neither PTX text nor a known binary");
@@ -124,7 +136,10 @@ fn load_data(module: Out<Handle>, image: *const c_void, logs: &[Log; 2]) -> Resu
     // these four-byte marks; bytes are compared one by one and reading stops at the first mismatch,
     // hence at a text's end at the latest.
     let binary = MACHINE_CODE.iter().find(|magic| {
-        magic.iter().enumerate().all(|(i, &byte)| unsafe { image.cast::<u8>().add(i).read() } == byte)
+        magic
+            .iter()
+            .enumerate()
+            .all(|(i, &byte)| unsafe { image.cast::<u8>().add(i).read() } == byte)
     });
     if let Some(magic) = binary {
         return load(module, magic, logs);
@@ -174,7 +189,10 @@ fn function(module: Handle, name: Text) -> Result<Handle> {
     }
     let kernel = entry.module.kernel(&name).ok_or(CUresult::NOT_FOUND)?;
     let handle = state.new_handle();
-    state.functions.insert(handle, Function { module, kernel, max_dynamic_shared: None, attributes: BTreeMap::new() });
+    state.functions.insert(
+        handle,
+        Function { module, kernel, max_dynamic_shared: None, attributes: BTreeMap::new() },
+    );
     if let Some(entry) = state.modules.get_mut(&module) {
         entry.functions.insert(name, handle);
     }

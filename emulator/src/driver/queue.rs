@@ -160,7 +160,8 @@ impl State {
     /// Whether the first operation of a stream can run now.
     fn ready(&self, stream: Handle) -> bool {
         let Some(stream) = self.streams.get(&stream) else { return false };
-        !stream.busy && stream.queue.front().is_some_and(|op| op.after.iter().all(|&p| self.passed(p)))
+        !stream.busy
+            && stream.queue.front().is_some_and(|op| op.after.iter().all(|&p| self.passed(p)))
     }
 
     /// Adds to `ready` the streams whose first operation must run, and can, before `point` is
@@ -185,9 +186,11 @@ impl State {
     fn reached(&self, until: Until) -> bool {
         match until {
             Until::Point(point) => self.passed(point),
-            Until::Context(context) => {
-                self.streams.values().filter(|s| s.context == context).all(|s| s.done == s.submitted)
-            }
+            Until::Context(context) => self
+                .streams
+                .values()
+                .filter(|s| s.context == context)
+                .all(|s| s.done == s.submitted),
         }
     }
 
@@ -202,7 +205,12 @@ impl State {
 
 impl Driver {
     /// Puts an operation into a stream, or into its capture.
-    pub fn submit(&self, mut state: MutexGuard<'_, State>, stream: Handle, action: Action) -> Result {
+    pub fn submit(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        stream: Handle,
+        action: Action,
+    ) -> Result {
         if state.streams[&stream].capture.is_some() {
             return state.capture_node(stream, action);
         }
@@ -219,7 +227,12 @@ impl Driver {
                 state
                     .streams
                     .iter()
-                    .filter(|(h, s)| s.context == context && !s.non_blocking && **h != stream && s.done < s.submitted)
+                    .filter(|(h, s)| {
+                        s.context == context
+                            && !s.non_blocking
+                            && **h != stream
+                            && s.done < s.submitted
+                    })
                     .map(|(&h, s)| Point { stream: h, number: s.submitted }),
             );
         } else if let (false, Some(legacy)) = (state.streams[&stream].non_blocking, legacy) {
@@ -234,7 +247,12 @@ impl Driver {
     }
 
     /// Makes a stream wait for a point of another.
-    pub fn submit_wait(&self, mut state: MutexGuard<'_, State>, stream: Handle, point: Point) -> Result {
+    pub fn submit_wait(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        stream: Handle,
+        point: Point,
+    ) -> Result {
         let context = state.streams[&stream].context;
         self.push(&mut state, stream, vec![point], Action::Nothing);
         drop(state);
@@ -288,7 +306,9 @@ impl Driver {
                 .streams
                 .iter()
                 .filter(|(h, s)| {
-                    s.context == context && state.ready(**h) && !s.queue.front().is_some_and(|op| op.action.calls_host())
+                    s.context == context
+                        && state.ready(**h)
+                        && !s.queue.front().is_some_and(|op| op.action.calls_host())
                 })
                 .map(|(&h, _)| h)
                 .collect();
@@ -301,7 +321,11 @@ impl Driver {
     }
 
     /// Runs the first operation of `stream`, without the lock, and takes the lock again.
-    fn step<'a>(&'a self, mut state: MutexGuard<'a, State>, stream: Handle) -> MutexGuard<'a, State> {
+    fn step<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        stream: Handle,
+    ) -> MutexGuard<'a, State> {
         let Some((operation, context)) = state.streams.get_mut(&stream).and_then(|s| {
             let operation = s.queue.pop_front()?;
             s.busy = true;
@@ -340,8 +364,12 @@ impl Driver {
         match action {
             Action::Nothing | Action::Allocate(_) => Ok(()),
             Action::Kernel(kernel) => self.perform_kernel(kernel, between),
-            Action::Copy(copy) => self.perform_copy(copy).map_err(|error| faults::of_copy(call, &error)),
-            Action::Fill(fill) => self.perform_fill(fill).map_err(|error| faults::of_copy(call, &error)),
+            Action::Copy(copy) => {
+                self.perform_copy(copy).map_err(|error| faults::of_copy(call, &error))
+            }
+            Action::Fill(fill) => {
+                self.perform_fill(fill).map_err(|error| faults::of_copy(call, &error))
+            }
             Action::Free(address) => {
                 let mut state = self.lock();
                 self.release(&mut state, *address);
@@ -355,7 +383,9 @@ impl Driver {
             }
             Action::Record(event, generation) => {
                 let mut state = self.lock();
-                if let Some(event) = state.events.get_mut(event).filter(|e| e.generation == *generation) {
+                if let Some(event) =
+                    state.events.get_mut(event).filter(|e| e.generation == *generation)
+                {
                     event.time = Some(Instant::now());
                 }
                 Ok(())
@@ -365,9 +395,16 @@ impl Driver {
     }
 
     fn perform_kernel(&self, call: &KernelCall, between: (u64, u64)) -> Result {
-        match exec::launch(&self.memory, &call.kernel, &call.launch, &call.parameters, &self.config) {
+        match exec::launch(&self.memory, &call.kernel, &call.launch, &call.parameters, &self.config)
+        {
             Ok(counters) => {
-                self.recorder.launch_after(between, call.kernel.name(), call.launch.grid, call.launch.block, &counters);
+                self.recorder.launch_after(
+                    between,
+                    call.kernel.name(),
+                    call.launch.grid,
+                    call.launch.block,
+                    &counters,
+                );
                 Ok(())
             }
             Err(fault) => Err(faults::of_launch(&fault)),
@@ -380,7 +417,9 @@ impl Driver {
         let mut pending: Vec<usize> = (0..nodes.len()).collect();
         let mut done = vec![false; nodes.len()];
         while !pending.is_empty() {
-            let ready: Vec<usize> = (0..pending.len()).filter(|&i| nodes[pending[i]].after.iter().all(|&n| done[n])).collect();
+            let ready: Vec<usize> = (0..pending.len())
+                .filter(|&i| nodes[pending[i]].after.iter().all(|&n| done[n]))
+                .collect();
             let Some(&chosen) = ready.get(self.lock().random.below(ready.len().max(1))) else {
                 say("internal error: a graph with a cycle");
                 return Err(CUresult::UNKNOWN);
@@ -397,11 +436,12 @@ impl Driver {
 
     fn perform_copy(&self, copy: &Copy2D) -> std::result::Result<(), crate::memory::MemoryError> {
         // Rows that touch are one row: one call, and one check.
-        let (width, rows) = if copy.width == copy.source_pitch && copy.width == copy.destination_pitch {
-            (copy.width * copy.rows, 1)
-        } else {
-            (copy.width, copy.rows)
-        };
+        let (width, rows) =
+            if copy.width == copy.source_pitch && copy.width == copy.destination_pitch {
+                (copy.width * copy.rows, 1)
+            } else {
+                (copy.width, copy.rows)
+            };
         if width == 0 {
             return Ok(());
         }
@@ -414,13 +454,16 @@ impl Driver {
                 (Place::Device(source), Place::Host(destination)) => {
                     // SAFETY: the program promised `width` writable bytes per row until the
                     // operation has completed.
-                    let bytes = unsafe { std::slice::from_raw_parts_mut((destination + to) as *mut u8, width) };
+                    let bytes = unsafe {
+                        std::slice::from_raw_parts_mut((destination + to) as *mut u8, width)
+                    };
                     self.memory.read(source + from as u64, bytes)?;
                 }
                 (Place::Host(source), Place::Device(destination)) => {
                     // SAFETY: the program promised `width` readable bytes per row until the
                     // operation has completed.
-                    let bytes = unsafe { std::slice::from_raw_parts((source + from) as *const u8, width) };
+                    let bytes =
+                        unsafe { std::slice::from_raw_parts((source + from) as *const u8, width) };
                     self.memory.write(destination + to as u64, bytes)?;
                 }
                 (Place::Staged(bytes), Place::Device(destination)) => {
@@ -428,11 +471,23 @@ impl Driver {
                 }
                 (Place::Host(source), Place::Host(destination)) => {
                     // SAFETY: as above, for both ends; they may overlap.
-                    unsafe { std::ptr::copy((source + from) as *const u8, (destination + to) as *mut u8, width) };
+                    unsafe {
+                        std::ptr::copy(
+                            (source + from) as *const u8,
+                            (destination + to) as *mut u8,
+                            width,
+                        )
+                    };
                 }
                 (Place::Staged(bytes), Place::Host(destination)) => {
                     // SAFETY: as above; the staged bytes are the emulator's own.
-                    unsafe { std::ptr::copy(bytes[from..from + width].as_ptr(), (destination + to) as *mut u8, width) };
+                    unsafe {
+                        std::ptr::copy(
+                            bytes[from..from + width].as_ptr(),
+                            (destination + to) as *mut u8,
+                            width,
+                        )
+                    };
                 }
                 (_, Place::Staged(_)) => unreachable!("a staged buffer is never written"),
             }
@@ -446,7 +501,11 @@ impl Driver {
         }
         let pattern = fill.value.to_le_bytes();
         for row in 0..fill.rows {
-            self.memory.fill(fill.address + (row * fill.pitch) as u64, &pattern[..fill.size], fill.count)?;
+            self.memory.fill(
+                fill.address + (row * fill.pitch) as u64,
+                &pattern[..fill.size],
+                fill.count,
+            )?;
         }
         Ok(())
     }
@@ -455,13 +514,20 @@ impl Driver {
 impl Driver {
     /// Appends an operation to a stream's queue.
     fn push(&self, state: &mut State, stream: Handle, after: Vec<Point>, action: Action) {
-        let after: Vec<Point> = after.into_iter().filter(|&p| p.stream != stream && !state.passed(p)).collect();
+        let after: Vec<Point> =
+            after.into_iter().filter(|&p| p.stream != stream && !state.passed(p)).collect();
         let between = if action.launches() { self.recorder.take_between() } else { (0, 0) };
         if let Some(entry) = state.streams.get_mut(&stream) {
             entry.submitted += 1;
             entry.polls = 0;
             let number = entry.submitted;
-            entry.queue.push_back(QueuedOperation { number, after, action, between, call: current_call() });
+            entry.queue.push_back(QueuedOperation {
+                number,
+                after,
+                action,
+                between,
+                call: current_call(),
+            });
         }
     }
 }

@@ -465,10 +465,9 @@ impl State {
 
     /// Whether the host bytes `address .. address + bytes` are all page-locked.
     pub fn is_pinned(&self, address: usize, bytes: usize) -> bool {
-        self.host
-            .range(..=address)
-            .next_back()
-            .is_some_and(|(&start, range)| address.saturating_add(bytes) <= start.saturating_add(range.bytes))
+        self.host.range(..=address).next_back().is_some_and(|(&start, range)| {
+            address.saturating_add(bytes) <= start.saturating_add(range.bytes)
+        })
     }
 
     /// Puts `context` into the state after a fault: what is queued is lost, and every later call
@@ -500,7 +499,8 @@ impl Driver {
         let failed = state.error_of(context).is_err();
         let leaked = super::leaks::of_context(&state, context);
 
-        let modules: Vec<Handle> = state.modules.iter().filter(|(_, m)| m.context == context).map(|(&h, _)| h).collect();
+        let modules: Vec<Handle> =
+            state.modules.iter().filter(|(_, m)| m.context == context).map(|(&h, _)| h).collect();
         for module in modules {
             if let Some(gone) = state.modules.remove(&module) {
                 drop(gone);
@@ -508,11 +508,17 @@ impl Driver {
         }
         let State { modules, functions, .. } = &mut *state;
         functions.retain(|_, f| modules.contains_key(&f.module));
-        let addresses: Vec<u64> = state.allocations.iter().filter(|(_, a)| a.context == context).map(|(&p, _)| p).collect();
+        let addresses: Vec<u64> = state
+            .allocations
+            .iter()
+            .filter(|(_, a)| a.context == context)
+            .map(|(&p, _)| p)
+            .collect();
         for address in addresses {
             self.release(&mut state, address);
         }
-        let host: Vec<usize> = state.host.iter().filter(|(_, h)| h.context == context).map(|(&p, _)| p).collect();
+        let host: Vec<usize> =
+            state.host.iter().filter(|(_, h)| h.context == context).map(|(&p, _)| p).collect();
         for address in host {
             release_host(&mut state, address);
         }

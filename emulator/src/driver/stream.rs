@@ -47,12 +47,20 @@ pub fn synchronise(raw: Handle) -> Result {
 }
 
 /// Puts a host function into a stream.
-fn call_host(stream: Handle, function: Option<unsafe extern "C" fn(*mut c_void)>, argument: *mut c_void) -> Result {
+fn call_host(
+    stream: Handle,
+    function: Option<unsafe extern "C" fn(*mut c_void)>,
+    argument: *mut c_void,
+) -> Result {
     let driver = driver()?;
     let function = function.ok_or(CUresult::INVALID_VALUE)?;
     let mut state = driver.lock();
     let stream = state.stream_for_work(stream)?;
-    driver.submit(state, stream, Action::Host(HostFunction { function, argument: argument as usize }))
+    driver.submit(
+        state,
+        stream,
+        Action::Host(HostFunction { function, argument: argument as usize }),
+    )
 }
 
 api! {
