@@ -141,55 +141,57 @@ pub(crate) fn log_add_exp(a: f64, b: f64) -> f64 {
     high + (low - high).exp().ln_1p()
 }
 
-/// Gradient coefficients of one anchor: a negative weighs exp(s·(S − M) + negative), a positive
-/// −exp(ln δ + positive).
+/// Gradient coefficients of one anchor, before [`divisor`]: a negative weighs
+/// exp(s·(S − M) + negative), a positive −exp(ln δ + positive).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Coefficients {
     pub negative: f64,
     pub positive: f64,
 }
 
-/// The counts that the loss and its gradient are divided by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub positives: u64,
-    pub anchors: u64,
+impl Coefficients {
+    /// Neither side has a gradient.
+    const NONE: Self = Self { negative: f64::NEG_INFINITY, positive: f64::NEG_INFINITY };
 }
 
-/// The loss value.
-pub(crate) fn loss(sum: f64, reduction: Reduction, counts: Counts) -> f64 {
-    match reduction {
-        Reduction::Mean => sum / counts.positives as f64,
-        Reduction::Sum => sum,
-    }
-}
-
-/// The coefficients of an anchor whose group of negatives is `group`, whose group's positives sum
-/// to `log_weight`, ln W.
+/// The coefficients of an anchor whose negatives are `group` and whose group's positives weigh
+/// ln W = `log_weight` together.
 pub(crate) fn coefficients(
     group: Group,
     log_weight: f64,
     scale: f64,
     weighting: Weighting,
-    reduction: Reduction,
-    counts: Counts,
 ) -> Coefficients {
-    // Without negatives l = −∞ and without positives W = 0: neither side has a gradient.
+    // Without negatives l = −∞, without positives W = 0.
     if group.sum == 0.0 || log_weight == f64::NEG_INFINITY {
-        return Coefficients { negative: f64::NEG_INFINITY, positive: f64::NEG_INFINITY };
+        return Coefficients::NONE;
     }
-    let over = |count: u64| match reduction {
-        Reduction::Mean => (count as f64).ln(),
-        Reduction::Sum => 0.0,
-    };
+    let log_sum = group.sum.ln();
     match weighting {
         Weighting::Analytic => {
-            let factor = scale.ln() - over(counts.positives);
-            Coefficients { negative: factor + log_weight - group.sum.ln(), positive: factor }
+            Coefficients { negative: scale.ln() + log_weight - log_sum, positive: scale.ln() }
         }
         Weighting::AnchorNormalized => {
-            let factor = -std::f64::consts::LN_2 - over(counts.anchors);
-            Coefficients { negative: factor - group.sum.ln(), positive: factor - log_weight }
+            let half = -std::f64::consts::LN_2;
+            Coefficients { negative: half - log_sum, positive: half - log_weight }
         }
+    }
+}
+
+/// What the sum over positive pairs is divided by.
+pub(crate) fn loss_divisor(reduction: Reduction, terms: &Terms) -> f64 {
+    match reduction {
+        Reduction::Mean => terms.positives as f64,
+        Reduction::Sum => 1.0,
+    }
+}
+
+/// What the gradient is divided by.
+pub(crate) fn gradient_divisor(weighting: Weighting, reduction: Reduction, terms: &Terms) -> f64 {
+    match (weighting, reduction) {
+        (_, Reduction::Sum) => 1.0,
+        (Weighting::Analytic, Reduction::Mean) => terms.positives as f64,
+        // Without any such anchor there is no gradient either.
+        (Weighting::AnchorNormalized, Reduction::Mean) => terms.anchors.max(1) as f64,
     }
 }

@@ -1,90 +1,493 @@
-//! Room: engines, CPU.
+//! Room: engines, CPU. Threads and products on host memory; the engine of machines without a GPU.
 
+mod pairs;
+mod passes;
+mod product;
+mod row;
+mod rows;
+mod sweep;
+
+use rayon::prelude::*;
+
+use self::pairs::Pairs;
+use self::passes::{LogSumExp, MatrixTerms, Negatives, RowTerms, RowWeights, Weights};
+use self::product::product;
+use self::rows::Rows;
+use self::sweep::{Pass, sweep};
 use crate::engine::{Engine, GradientsMut, Problem, sealed};
+use crate::loss::formula::{self, Group, Scope, Terms};
 use crate::matrix::{Host, Matrix, MatrixMut, Scalar};
-use crate::{Element, Result, Scope};
+use crate::{Element, Result};
 
-/// The CPU engine.
-#[derive(Default)]
-pub struct CpuEngine {}
+/// Performs the passes on the CPU: rayon's current thread pool, products by the `gemm` crate.
+///
+/// Besides inputs and outputs it holds `f32` copies of embeddings that are not `f32` already, O(n)
+/// statistics, and a panel of at most 512 rows of S (64 MiB, or 64 rows where those take more).
+/// Results do not depend on the number of threads. An embedding that is not finite makes the loss
+/// and every gradient NaN.
+#[derive(Debug, Default)]
+pub struct CpuEngine {
+    /// Scratch of [`sweep`], kept from call to call.
+    panel: Vec<f32>,
+}
 
 impl CpuEngine {
-    /// A new engine.
+    /// An engine without any memory yet.
     pub fn new() -> Self {
         Self::default()
     }
 }
+
+/// What backward needs of a forward pass on the CPU.
+#[derive(Debug)]
+pub struct Statistics {
+    /// One group a row, or one for all.
+    groups: Vec<Group>,
+    /// ln W of each group.
+    log_weights: Vec<f64>,
+    totals: Terms,
+}
+
+/// A problem with its rows made ready and its pairs sorted.
+struct Prepared<'a> {
+    x: Rows<'a>,
+    y: Option<Rows<'a>>,
+    pairs: Pairs<'a>,
+    /// NaN if the problem has no finite answer.
+    scale: f32,
+}
+
+impl<'a> Prepared<'a> {
+    fn new<T: Element>(problem: &Problem<'a, Host, T>) -> Result<Self> {
+        let pairs = Pairs::new(problem)?;
+        let x = Rows::new(problem.x, problem.normalize);
+        let y = problem.y.map(|y| Rows::new(y, problem.normalize));
+        let scale = read(problem.scale);
+        let finite = x.finite && y.as_ref().is_none_or(|y| y.finite);
+        let valid = finite && scale > 0.0 && scale.is_finite();
+        Ok(Self { x, y, pairs, scale: if valid { scale } else { f32::NAN } })
+    }
+
+    fn y(&self) -> &Rows<'a> {
+        self.y.as_ref().unwrap_or(&self.x)
+    }
+}
+
+fn read(scalar: Scalar<'_, Host>) -> f32 {
+    match scalar {
+        Scalar::Value(value) => value,
+        Scalar::Device(view) => view[0],
+    }
+}
+
+/// dX and dY while they grow: the caller's buffers, or scratch where a sum is needed first.
+struct Growing<'g> {
+    out: GradientsMut<'g, Host>,
+    /// dX where only dScale is asked for.
+    x: Vec<f32>,
+    /// dY of the shared case, to be added to dX.
+    y: Vec<f32>,
+    d: usize,
+}
+
+impl<'g> Growing<'g> {
+    fn new(prepared: &Prepared<'_>, out: GradientsMut<'g, Host>) -> Self {
+        let size = prepared.x.n * prepared.x.d;
+        let alone = out.x.is_none() && out.scale.is_some();
+        let shared = out.x.is_some() && prepared.y.is_none();
+        Self {
+            x: vec![0.0; if alone { size } else { 0 }],
+            y: vec![0.0; if shared { size } else { 0 }],
+            d: prepared.x.d,
+            out,
+        }
+    }
+
+    fn x(&mut self) -> Option<MatrixMut<'_, Host, f32>> {
+        growing(self.out.x.as_mut(), &mut self.x, self.d)
+    }
+
+    fn both(&mut self) -> [Option<MatrixMut<'_, Host, f32>>; 2] {
+        [
+            growing(self.out.x.as_mut(), &mut self.x, self.d),
+            growing(self.out.y.as_mut(), &mut self.y, self.d),
+        ]
+    }
+
+    /// dX and dY are complete but for `factor`: takes dScale off them, adds the two sides of the
+    /// shared case, and goes back through the normalisation.
+    fn finish(mut self, prepared: &Prepared<'_>, factor: f64) {
+        let scale = f64::from(prepared.scale);
+        if let Some(x) = self.x() {
+            let dots: Vec<f64> = x
+                .data
+                .par_chunks(x.row_stride)
+                .take(x.rows)
+                .enumerate()
+                .map(|(i, row)| row::dot(prepared.x.row(i), row))
+                .collect();
+            if let Some(out) = &mut self.out.scale {
+                out[0] = (factor / scale * dots.iter().sum::<f64>()) as f32;
+            }
+        }
+        let d = self.d;
+        if let Some(out) = &mut self.out.x {
+            if prepared.y.is_none() {
+                out.data
+                    .par_chunks_mut(out.row_stride)
+                    .zip(self.y.par_chunks(d))
+                    .for_each(|(x, y)| row::add_scaled(&mut x[..d], 1.0, y));
+            }
+            finish_rows(&prepared.x, out, factor as f32);
+        }
+        if let (Some(out), Some(y)) = (&mut self.out.y, &prepared.y) {
+            finish_rows(y, out, factor as f32);
+        }
+    }
+
+    /// No finite answer: NaN wherever something was asked for.
+    fn poison(mut self) {
+        let d = self.d;
+        for out in [&mut self.out.x, &mut self.out.y].into_iter().flatten() {
+            let rows = out.data.chunks_mut(out.row_stride).take(out.rows);
+            rows.for_each(|row| row[..d].fill(f32::NAN));
+        }
+        if let Some(out) = &mut self.out.scale {
+            out[0] = f32::NAN;
+        }
+    }
+}
+
+fn growing<'v>(
+    out: Option<&'v mut MatrixMut<'_, Host, f32>>,
+    scratch: &'v mut [f32],
+    d: usize,
+) -> Option<MatrixMut<'v, Host, f32>> {
+    match out {
+        Some(MatrixMut { data, rows, cols, row_stride }) => {
+            Some(MatrixMut { data, rows: *rows, cols: *cols, row_stride: *row_stride })
+        }
+        None if scratch.is_empty() => None,
+        None => {
+            let rows = scratch.len() / d;
+            Some(MatrixMut { data: scratch, rows, cols: d, row_stride: d })
+        }
+    }
+}
+
+fn finish_rows(rows: &Rows<'_>, out: &mut MatrixMut<'_, Host, f32>, factor: f32) {
+    let (stride, d) = (out.row_stride, rows.d);
+    out.data
+        .par_chunks_mut(stride)
+        .take(rows.n)
+        .enumerate()
+        .for_each(|(i, row)| rows.finish_gradient(i, &mut row[..d], factor));
+}
+
+impl CpuEngine {
+    fn sweep<P: Pass>(
+        &mut self,
+        prepared: &Prepared<'_>,
+        pass: &mut P,
+        growing: Option<&mut Growing<'_>>,
+    ) -> Vec<P::Row> {
+        let [mut dx, mut dy] = growing.map_or([None, None], Growing::both);
+        sweep(&prepared.x, prepared.y(), &mut self.panel, pass, dx.as_mut(), dy.as_mut())
+    }
+
+    /// Positives against one group of the whole matrix.
+    fn matrix_terms(
+        &mut self,
+        prepared: &Prepared<'_>,
+        rows: &[(Group, f32)],
+        group: Group,
+    ) -> Terms {
+        let (pairs, scale) = (&prepared.pairs, prepared.scale);
+        if !pairs.are_single() {
+            let mut pass = MatrixTerms { pairs, scale, group };
+            let rows = self.sweep(prepared, &mut pass, None);
+            return rows.into_iter().fold(Terms::NONE, Terms::merge);
+        }
+        let mut terms = Terms::NONE;
+        for (i, &(_, similarity)) in rows.iter().enumerate() {
+            if pairs.single(i).is_some() {
+                terms.add(group.margin(similarity, f64::from(scale)));
+            }
+        }
+        terms
+    }
+
+    fn statistics<T: Element>(
+        &mut self,
+        problem: &Problem<'_, Host, T>,
+        prepared: &Prepared<'_>,
+    ) -> Statistics {
+        let (pairs, scale) = (&prepared.pairs, prepared.scale);
+        match problem.scope {
+            Scope::Row => {
+                let rows = self.sweep(prepared, &mut RowTerms { pairs, scale }, None);
+                Statistics {
+                    totals: rows.iter().fold(Terms::NONE, |sum, &(_, terms)| sum.merge(terms)),
+                    groups: rows.iter().map(|&(group, _)| group).collect(),
+                    log_weights: rows.iter().map(|(_, terms)| terms.log_weight).collect(),
+                }
+            }
+            Scope::Matrix => {
+                let mut pass = Negatives { pairs, scale, reference: f32::NEG_INFINITY };
+                let rows = self.sweep(prepared, &mut pass, None);
+                let group = merge(rows.iter().map(|&(group, _)| group), scale);
+                let totals = self.matrix_terms(prepared, &rows, group);
+                Statistics { groups: vec![group], log_weights: vec![totals.log_weight], totals }
+            }
+        }
+    }
+
+    fn gradients<T: Element>(
+        &mut self,
+        problem: &Problem<'_, Host, T>,
+        prepared: &Prepared<'_>,
+        statistics: &Statistics,
+        upstream: f32,
+        out: GradientsMut<'_, Host>,
+    ) {
+        let mut growing = Growing::new(prepared, out);
+        if prepared.scale.is_nan() {
+            return growing.poison();
+        }
+        let mut pass = Weights {
+            pairs: &prepared.pairs,
+            scale: prepared.scale,
+            weighting: problem.weighting,
+            groups: &statistics.groups,
+            log_weights: &statistics.log_weights,
+        };
+        self.sweep(prepared, &mut pass, Some(&mut growing));
+        growing.finish(prepared, f64::from(upstream) / divisor(problem, &statistics.totals));
+    }
+
+    /// Row scope, in 3 products: a strip holds whole rows, so their weights are final at once.
+    fn row_step<T: Element>(
+        &mut self,
+        problem: &Problem<'_, Host, T>,
+        prepared: &Prepared<'_>,
+        mut growing: Growing<'_>,
+    ) -> f64 {
+        let mut pass = RowWeights {
+            pairs: &prepared.pairs,
+            scale: prepared.scale,
+            weighting: problem.weighting,
+        };
+        let rows = self.sweep(prepared, &mut pass, Some(&mut growing));
+        let totals = rows.into_iter().fold(Terms::NONE, Terms::merge);
+        growing.finish(prepared, 1.0 / divisor(problem, &totals));
+        loss(problem, &totals)
+    }
+
+    /// Matrix scope with at most one positive a row, in 3 products: weights relative to each row's
+    /// maximum, completed by one number when the log-sum-exp is known.
+    fn matrix_step<T: Element>(
+        &mut self,
+        problem: &Problem<'_, Host, T>,
+        prepared: &Prepared<'_>,
+        mut growing: Growing<'_>,
+    ) -> f64 {
+        let (pairs, scale) = (&prepared.pairs, prepared.scale);
+        let mut pass = Negatives { pairs, scale, reference: f32::NEG_INFINITY };
+        let rows = self.sweep(prepared, &mut pass, Some(&mut growing));
+        let s = f64::from(scale);
+        let group = merge(rows.iter().map(|&(group, _)| group), scale);
+        let totals = self.matrix_terms(prepared, &rows, group);
+        let coefficients = formula::coefficients(group, totals.log_weight, s, problem.weighting);
+        let negative = |max: f32| {
+            if group.sum == 0.0 || max == f32::NEG_INFINITY {
+                return 0.0;
+            }
+            (s * (f64::from(max) - f64::from(group.max)) + coefficients.negative).exp() as f32
+        };
+        let positive = |i: usize| {
+            let margin = group.margin(rows[i].1, s);
+            -(formula::log_sigmoid(margin) + coefficients.positive).exp() as f32
+        };
+
+        let (x, y) = (&prepared.x, prepared.y());
+        let d = x.d;
+        let [dx, dy] = growing.both();
+        if let Some(MatrixMut { data, row_stride, .. }) = dx {
+            data.par_chunks_mut(row_stride).take(x.n).enumerate().for_each(|(i, gradient)| {
+                let gradient = &mut gradient[..d];
+                row::multiply(gradient, negative(rows[i].0.max));
+                if let Some(j) = pairs.single(i) {
+                    row::add_scaled(gradient, positive(i), y.row(j));
+                }
+            });
+        }
+        if let Some(MatrixMut { data, row_stride, .. }) = dy {
+            let factor = negative(pass.reference);
+            data.par_chunks_mut(row_stride)
+                .take(y.n)
+                .for_each(|gradient| row::multiply(&mut gradient[..d], factor));
+            // In order of rows: several may have the same positive.
+            for i in 0..x.n {
+                if let Some(j) = pairs.single(i) {
+                    let gradient = &mut data[j * row_stride..][..d];
+                    row::add_scaled(gradient, positive(i), x.row(i));
+                }
+            }
+        }
+        growing.finish(prepared, 1.0 / divisor(problem, &totals));
+        loss(problem, &totals)
+    }
+}
+
+fn merge(groups: impl Iterator<Item = Group>, scale: f32) -> Group {
+    groups.fold(Group::EMPTY, |sum, group| sum.merge(group, f64::from(scale)))
+}
+
+fn loss<T: 'static>(problem: &Problem<'_, Host, T>, totals: &Terms) -> f64 {
+    totals.loss / formula::loss_divisor(problem.reduction, totals)
+}
+
+fn divisor<T: 'static>(problem: &Problem<'_, Host, T>, totals: &Terms) -> f64 {
+    formula::gradient_divisor(problem.weighting, problem.reduction, totals)
+}
+
 impl sealed::Sealed for CpuEngine {}
-/// stats
-pub struct Statistics {}
+
 impl Engine for CpuEngine {
     type Device = Host;
     type Buffer = Vec<f32>;
     type Statistics = Statistics;
+
     fn name(&self) -> String {
         "cpu".into()
     }
+
     fn buffer(&mut self, len: usize) -> Result<Vec<f32>> {
         Ok(vec![0.0; len])
     }
+
     fn read(&mut self, buffer: &Vec<f32>) -> Result<Vec<f32>> {
         Ok(buffer.clone())
     }
-    fn check<T: Element>(&mut self, _problem: &Problem<'_, Host, T>) -> Result<()> {
-        todo!()
+
+    fn check<T: Element>(&mut self, problem: &Problem<'_, Host, T>) -> Result<()> {
+        Pairs::new(problem).map(|_| ())
     }
+
     fn forward<T: Element>(
         &mut self,
-        _problem: &Problem<'_, Host, T>,
+        problem: &Problem<'_, Host, T>,
     ) -> Result<(Vec<f32>, Statistics)> {
-        todo!()
+        let prepared = Prepared::new(problem)?;
+        if prepared.scale.is_nan() {
+            let statistics =
+                Statistics { groups: Vec::new(), log_weights: Vec::new(), totals: Terms::NONE };
+            return Ok((vec![f32::NAN], statistics));
+        }
+        let statistics = self.statistics(problem, &prepared);
+        Ok((vec![loss(problem, &statistics.totals) as f32], statistics))
     }
+
     fn backward<T: Element>(
         &mut self,
-        _problem: &Problem<'_, Host, T>,
-        _statistics: &Statistics,
-        _upstream: Scalar<'_, Host>,
-        _out: GradientsMut<'_, Host>,
+        problem: &Problem<'_, Host, T>,
+        statistics: &Statistics,
+        upstream: Scalar<'_, Host>,
+        out: GradientsMut<'_, Host>,
     ) -> Result<()> {
-        todo!()
+        let prepared = Prepared::new(problem)?;
+        self.gradients(problem, &prepared, statistics, read(upstream), out);
+        Ok(())
     }
+
     fn loss_and_gradients<T: Element>(
         &mut self,
-        _problem: &Problem<'_, Host, T>,
-        _out: GradientsMut<'_, Host>,
+        problem: &Problem<'_, Host, T>,
+        out: GradientsMut<'_, Host>,
     ) -> Result<Vec<f32>> {
-        todo!()
+        let prepared = Prepared::new(problem)?;
+        let growing = Growing::new(&prepared, out);
+        if prepared.scale.is_nan() {
+            growing.poison();
+            return Ok(vec![f32::NAN]);
+        }
+        let value = match problem.scope {
+            Scope::Row => self.row_step(problem, &prepared, growing),
+            Scope::Matrix if prepared.pairs.are_single() => {
+                self.matrix_step(problem, &prepared, growing)
+            }
+            // With labels, the weight of a negative waits for positives all over the matrix.
+            Scope::Matrix => {
+                let statistics = self.statistics(problem, &prepared);
+                self.gradients(problem, &prepared, &statistics, 1.0, growing.out);
+                loss(problem, &statistics.totals)
+            }
+        };
+        Ok(vec![value as f32])
     }
+
     fn similarity<T: Element>(
         &mut self,
-        _x: Matrix<'_, Host, T>,
-        _y: Matrix<'_, Host, T>,
-        _out: MatrixMut<'_, Host, f32>,
+        x: Matrix<'_, Host, T>,
+        y: Matrix<'_, Host, T>,
+        out: MatrixMut<'_, Host, f32>,
     ) -> Result<()> {
-        todo!()
+        const STRIP: usize = 64;
+        let (x, y) = (Rows::new(x, false), Rows::new(y, false));
+        let stride = out.row_stride;
+        out.data.par_chunks_mut(STRIP * stride).take(x.n.div_ceil(STRIP)).enumerate().for_each(
+            |(index, out)| {
+                let first = index * STRIP;
+                let rows = x.block(first, STRIP.min(x.n - first));
+                product(out, stride, rows, y.block(0, y.n).transposed(), false);
+            },
+        );
+        Ok(())
     }
+
     fn log_sum_exp<T: Element>(
         &mut self,
-        _x: Matrix<'_, Host, T>,
-        _y: Matrix<'_, Host, T>,
-        _scale: Scalar<'_, Host>,
-        _scope: Scope,
+        x: Matrix<'_, Host, T>,
+        y: Matrix<'_, Host, T>,
+        scale: Scalar<'_, Host>,
+        scope: Scope,
     ) -> Result<Vec<f32>> {
-        todo!()
+        let (x, y) = (Rows::new(x, false), Rows::new(y, false));
+        let scale = read(scale);
+        let valid = x.finite && y.finite && scale > 0.0 && scale.is_finite();
+        if !valid {
+            let results = match scope {
+                Scope::Row => x.n,
+                Scope::Matrix => 1,
+            };
+            return Ok(vec![f32::NAN; results]);
+        }
+        let rows = sweep(&x, &y, &mut self.panel, &mut LogSumExp { scale }, None, None);
+        let result = |group: Group| group.log_sum_exp(f64::from(scale)) as f32;
+        Ok(match scope {
+            Scope::Row => rows.into_iter().map(result).collect(),
+            Scope::Matrix => vec![result(merge(rows.into_iter(), scale))],
+        })
     }
+
     fn normalize<T: Element>(
         &mut self,
-        _x: Matrix<'_, Host, T>,
-        _out: MatrixMut<'_, Host, f32>,
+        x: Matrix<'_, Host, T>,
+        mut out: MatrixMut<'_, Host, f32>,
     ) -> Result<()> {
-        todo!()
+        Rows::new(x, true).write(&mut out);
+        Ok(())
     }
+
     fn normalize_backward<T: Element>(
         &mut self,
-        _x: Matrix<'_, Host, T>,
-        _g: Matrix<'_, Host, f32>,
-        _out: MatrixMut<'_, Host, f32>,
+        x: Matrix<'_, Host, T>,
+        gradient: Matrix<'_, Host, f32>,
+        mut out: MatrixMut<'_, Host, f32>,
     ) -> Result<()> {
-        todo!()
+        let rows = Rows::new(x, true);
+        Rows::new(gradient, false).write(&mut out);
+        finish_rows(&rows, &mut out, 1.0);
+        Ok(())
     }
 }
