@@ -552,7 +552,9 @@ fn dot_products_of_bytes_and_halves() {
     }
 }
 
-const COMPARISONS: [(&str, fn(i128, i128) -> bool); 6] = [
+type Compare = fn(i128, i128) -> bool;
+
+const COMPARISONS: [(&str, Compare); 6] = [
     ("eq", |a, b| a == b),
     ("ne", |a, b| a != b),
     ("lt", |a, b| a < b),
@@ -561,7 +563,9 @@ const COMPARISONS: [(&str, fn(i128, i128) -> bool); 6] = [
     ("ge", |a, b| a >= b),
 ];
 
-const COMBINATIONS: [(&str, fn(bool, bool) -> bool); 3] =
+type Combine = fn(bool, bool) -> bool;
+
+const COMBINATIONS: [(&str, Combine); 3] =
     [("and", |a, b| a & b), ("or", |a, b| a | b), ("xor", |a, b| a ^ b)];
 
 #[test]

@@ -100,7 +100,7 @@ fn matches_find_equal_lanes() {
     let t = table();
     for width in [32, 64] {
         let high = if width == 64 { 0xdead_0000_0000 } else { 0 };
-        let value = |i: u64| (i * i % 7) | if i % 2 == 0 { high } else { 0 };
+        let value = |i: u64| (i * i % 7) | if i.is_multiple_of(2) { high } else { 0 };
         let rows = lanes(|i| vec![value(i)]);
         let op = format!("match.any.sync.b{width} d, a, -1;");
         t.check(&op, &format!("b{width} -> b32"), &rows, |r| {
