@@ -190,11 +190,6 @@ MORE:
     st.param.b32 [result], r;
     ret;
 }
-.func (.reg .b32 d) plus(.reg .b32 a, .reg .b32 b)
-{
-    add.u32 d, a, b;
-    ret;
-}
 .func store(.param .b64 address, .param .b32 x)
 {
     .reg .b64 a;
@@ -263,8 +258,6 @@ SKIP:",
     }
     mad.lo.u32 v, v, 1000, t;";
     gives(&shape(1, 8), &value(FUNCTIONS, structure), &[0], &threads(8, |i| 5000 + 100 + i));
-    let registers = "call (v), plus, (tid, 9);\n    call (v), plus, (v, v);";
-    gives(&shape(1, 33), &value(FUNCTIONS, registers), &[0], &threads(33, |i| 2 * (i + 9)));
     let nothing = "
     add.u32 v, tid, 3;
     mad.wide.u32 q, tid, 4, in;
@@ -439,13 +432,10 @@ WAITED:
     mad.wide.u32 q, i, 4, in;
     ld.global.u32 v, [q+4];",
     );
+    let want: Vec<u32> = (0..128).map(|i| 4 - i / 32).collect();
     for threads in [1, 2] {
-        gives(
-            &shape(4, 32).threads(threads),
-            &ptx,
-            &[0; 5],
-            &(0..128).map(|i| 4 - i / 32).collect::<Vec<u32>>(),
-        );
+        let together = Shape { cooperative: true, ..shape(4, 32).threads(threads) };
+        gives(&together, &ptx, &[0; 5], &want);
     }
 }
 

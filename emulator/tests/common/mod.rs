@@ -19,7 +19,8 @@ pub const HEADER_90: &str = ".version 8.0\n.target sm_90\n.address_size 64\n";
 
 /// A configuration that depends on no environment variable.
 pub fn config() -> Config {
-    Config { compute_capability: (9, 0), seed: 1, threads: 1, ..Config::default() }
+    let timeout = std::time::Duration::from_secs(20);
+    Config { compute_capability: (9, 0), seed: 1, threads: 1, timeout, ..Config::default() }
 }
 
 fn keep(ptx: &str) {
@@ -43,16 +44,28 @@ pub struct Shape {
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub dynamic_shared: u32,
+    /// Whether all blocks are there at the same time.
+    pub cooperative: bool,
     pub config: Config,
 }
 
 pub fn shape(grid: u32, block: u32) -> Shape {
-    Shape { grid: [grid, 1, 1], block: [block, 1, 1], dynamic_shared: 0, config: config() }
+    Shape {
+        grid: [grid, 1, 1],
+        block: [block, 1, 1],
+        dynamic_shared: 0,
+        cooperative: false,
+        config: config(),
+    }
 }
 
 impl Shape {
     pub fn launch(&self) -> Launch {
-        Launch { dynamic_shared: self.dynamic_shared, ..Launch::new(self.grid, self.block) }
+        Launch {
+            dynamic_shared: self.dynamic_shared,
+            cooperative: self.cooperative,
+            ..Launch::new(self.grid, self.block)
+        }
     }
 
     pub fn dynamic(mut self, bytes: u32) -> Shape {
