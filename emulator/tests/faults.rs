@@ -656,6 +656,39 @@ fn a_missing_syncwarp() {
 }
 
 #[test]
+fn a_missing_syncwarp_of_half_a_warp() {
+    let body = |last: &str| {
+        tile(
+            1,
+            &format!(
+                "
+    .reg .pred upper;
+    setp.ge.u32 upper, tid, 16;
+    and.b32 other, tid, 8;
+    add.u32 v, tid, 1;
+    and.b32 v, v, 7;
+    or.b32 v, v, other;
+    mov.u32 other, tile;
+    mad.lo.u32 other, v, 4, other;
+    @upper bra AFTER;
+    st.shared.u32 [mine], v;
+    bar.warp.sync 0x0000ffff;
+    ld.shared.u32 v, [other];
+    bar.warp.sync 0x0000ffff;
+    ld.shared.u32 v, [other]; // fault
+    {last}
+    st.shared.u32 [mine], v; // fault
+AFTER:
+    bar.sync 0;"
+            ),
+        )
+    };
+    // The second read is open although the first one is not.
+    always(&shape(1, 32), &body(""), FaultKind::SharedRace, plain);
+    never(&shape(1, 32), &body("bar.warp.sync 0x0000ffff;"), plain);
+}
+
+#[test]
 fn atomics_and_named_barriers_are_no_races() {
     never(
         &shape(1, 128),
