@@ -1,0 +1,11 @@
+//! What the integration tests share: the oracle, the table of cases, the comparator, the runner.
+
+// Every test file is a crate of its own and uses a part of this.
+#![allow(dead_code, unused_imports, unused_macros)]
+
+pub mod cases;
+pub mod compare;
+pub mod identities;
+pub mod oracle;
+pub mod problem;
+pub mod run;
