@@ -395,3 +395,183 @@ fn ldmatrix_feeds_mma() {
         }
     }
 }
+
+/// A form of other types: integers, f64, or f16 accumulators. `small` bounds the values so that all sums are exact.
+struct Other {
+    name: &'static str,
+    shape: (usize, usize, usize),
+    /// Bits of an element of A and B, and of C and D.
+    bits: (usize, usize),
+    /// Elements of A, B and C in one lane.
+    counts: (usize, usize, usize),
+    a: Layout,
+    b: Layout,
+    c: Layout,
+    encode: fn(f64) -> u64,
+    result: fn(f64) -> u64,
+    values: (f64, f64),
+}
+
+fn byte(value: f64) -> u64 {
+    value as i64 as u64 & 0xff
+}
+
+fn word(value: f64) -> u64 {
+    value as i64 as u64 & 0xffff_ffff
+}
+
+fn half_bits(value: f64) -> u64 {
+    bits(F16, value)
+}
+
+const BYTES_32: Other = Other {
+    name: "m16n8k32.row.col.s32.s8.s8.s32",
+    shape: (16, 8, 32),
+    bits: (8, 32),
+    counts: (16, 8, 4),
+    a: |lane, i| (lane / 4 + 8 * (i / 4 % 2), lane % 4 * 4 + i % 4 + 16 * (i / 8)),
+    b: |lane, i| (lane % 4 * 4 + i % 4 + 16 * (i / 4), lane / 4),
+    c: accumulator,
+    encode: byte,
+    result: word,
+    values: (-128.0, 127.0),
+};
+
+const OTHERS: [Other; 6] = [
+    BYTES_32,
+    Other { name: "m16n8k32.row.col.s32.u8.u8.s32", values: (0.0, 255.0), ..BYTES_32 },
+    Other {
+        name: "m16n8k16.row.col.s32.s8.s8.s32",
+        shape: (16, 8, 16),
+        counts: (8, 4, 4),
+        a: |lane, i| (lane / 4 + 8 * (i / 4), lane % 4 * 4 + i % 4),
+        b: |lane, i| (lane % 4 * 4 + i, lane / 4),
+        ..BYTES_32
+    },
+    Other {
+        name: "m8n8k4.row.col.f64.f64.f64.f64",
+        shape: (8, 8, 4),
+        bits: (64, 64),
+        counts: (1, 1, 2),
+        a: |lane, _| (lane / 4, lane % 4),
+        b: |lane, _| (lane % 4, lane / 4),
+        c: |lane, i| (lane / 4, lane % 4 * 2 + i),
+        encode: f64::to_bits,
+        result: f64::to_bits,
+        values: (-1000.0, 1000.0),
+    },
+    Other {
+        name: "m16n8k16.row.col.f16.f16.f16.f16",
+        shape: (16, 8, 16),
+        bits: (16, 16),
+        counts: (8, 4, 4),
+        a: |lane, i| (lane / 4 + 8 * (i / 2 % 2), lane % 4 * 2 + i % 2 + 8 * (i / 4)),
+        b: |lane, i| (lane % 4 * 2 + i % 2 + 8 * (i / 2), lane / 4),
+        c: accumulator,
+        encode: half_bits,
+        result: half_bits,
+        values: (-8.0, 8.0),
+    },
+    Other {
+        name: "m16n8k8.row.col.f16.f16.f16.f16",
+        shape: (16, 8, 8),
+        bits: (16, 16),
+        counts: (4, 2, 4),
+        a: |lane, i| (lane / 4 + 8 * (i / 2), lane % 4 * 2 + i % 2),
+        b: |lane, i| (lane % 4 * 2 + i, lane / 4),
+        c: accumulator,
+        encode: half_bits,
+        result: half_bits,
+        values: (-8.0, 8.0),
+    },
+];
+
+#[test]
+fn mma_of_bytes_doubles_and_f16_accumulators() {
+    let t = table();
+    let mut random = Random::new(12);
+    for form in &OTHERS {
+        let (m, n, k) = form.shape;
+        let (low, high) = form.values;
+        let mut matrix = |count: usize| -> Vec<f64> {
+            (0..count).map(|_| low + (random.next() % (high - low + 1.0) as u64) as f64).collect()
+        };
+        let (a, b, c) = (matrix(m * k), matrix(k * n), matrix(m * n));
+        let width = form.bits.0.max(32);
+        let pack = |values: Vec<u64>, bits: usize| -> Vec<u64> {
+            let each = (width / bits).max(1);
+            let join =
+                |p: &[u64]| p.iter().rev().fold(0u64, |sum, v| sum.unbounded_shl(bits as u32) | v);
+            values.chunks(each).map(join).collect()
+        };
+        let fragment = |matrix: &[f64],
+                        columns: usize,
+                        layout: Layout,
+                        count: usize,
+                        lane: usize|
+         -> Vec<f64> {
+            (0..count).map(|i| layout(lane, i)).map(|(r, c)| matrix[r * columns + c]).collect()
+        };
+        let encoded =
+            |values: Vec<f64>, f: fn(f64) -> u64| values.into_iter().map(f).collect::<Vec<u64>>();
+        let products: Vec<f64> = (0..m * n)
+            .map(|i| c[i] + (0..k).map(|l| a[i / n * k + l] * b[l * n + i % n]).sum::<f64>())
+            .collect();
+        let (mut rows, mut want, mut lengths) = (Vec::new(), Vec::new(), [0; 3]);
+        for lane in 0..32 {
+            let fa = pack(
+                encoded(fragment(&a, k, form.a, form.counts.0, lane), form.encode),
+                form.bits.0,
+            );
+            let fb = pack(
+                encoded(fragment(&b, n, form.b, form.counts.1, lane), form.encode),
+                form.bits.0,
+            );
+            let fc = pack(
+                encoded(fragment(&c, n, form.c, form.counts.2, lane), form.result),
+                form.bits.1,
+            );
+            lengths = [fa.len(), fb.len(), fc.len()];
+            rows.push([fa, fb, fc].concat());
+            want.push(pack(
+                encoded(fragment(&products, n, form.c, form.counts.2, lane), form.result),
+                form.bits.1,
+            ));
+        }
+        let inputs: Vec<&str> = "a b c e f g h i j k".split(' ').collect();
+        let outputs = ["d", "x", "y", "z"];
+        let [la, lb, lc] = lengths;
+        let op = format!(
+            "mma.sync.aligned.{} {{{}}}, {{{}}}, {{{}}}, {{{}}};",
+            form.name,
+            outputs[..lc].join(", "),
+            inputs[..la].join(", "),
+            inputs[la..la + lb].join(", "),
+            inputs[la + lb..la + lb + lc].join(", ")
+        );
+        let kind = match (width, form.bits.1) {
+            (64, _) => "f64",
+            (_, 16) => "f16x2",
+            _ => "b32",
+        };
+        // Registers of f64 are typed: the instruction takes no others.
+        let signature = format!(
+            "{}-> {}",
+            format!("b{width} ").repeat(la + lb + lc),
+            [kind].repeat(lc).join(" ")
+        );
+        t.check_all(&op, &signature, &rows, &want);
+    }
+}
+
+#[test]
+fn movmatrix_transposes() {
+    let t = table();
+    let rows: Vec<Vec<u64>> = (0..32)
+        .map(|lane| vec![half(lane / 4, lane % 4 * 2) | half(lane / 4, lane % 4 * 2 + 1) << 16])
+        .collect();
+    let want: Vec<Vec<u64>> = (0..32)
+        .map(|lane| vec![half(lane % 4 * 2, lane / 4) | half(lane % 4 * 2 + 1, lane / 4) << 16])
+        .collect();
+    t.check_all("movmatrix.sync.aligned.m8n8.trans.b16 d, a;", "b32 -> b32", &rows, &want);
+}
