@@ -1,0 +1,40 @@
+// Room: epilogues. The gradient of the loss with respect to a tile of similarities.
+#pragma once
+
+#include "epilogue/pairs.cuh"
+#include "epilogue/terms.cuh"
+
+namespace epilogue {
+
+// Turns the tile at (i0, j0) of similarities into weights: 0 where a pair is neither positive nor
+// negative. Gives the thread's sum of (S - M) G, M being its row's maximum: since the weights of a
+// group add up to 0, that is sum of S G without its cancellation.
+template <class Tile>
+__device__ __forceinline__ float weigh(Tile& tile, const Pairs& pairs, unsigned i0, unsigned j0,
+                                       const Coefficients& rows, float scale2) {
+    float moment = 0.0f;
+    Cells<Tile> cells;
+    const bool plain = all_negative<Tile>(pairs, i0, j0);
+    if (!plain) cells.classify(pairs, i0, j0);
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        const unsigned row = min(ptx::opaque(i0) + Tile::row(r), pairs.rows - 1);
+        const float maximum = rows.maximum[row];
+        const float negative = rows.negative[row];
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c) {
+            const float similarity = tile.at(r, c);
+            float weight = negative_weight(similarity, maximum, negative, scale2);
+            if (!plain) {
+                if (!cells.negative.get(r, c)) weight = 0.0f;
+                if (cells.positive.get(r, c))
+                    weight = positive_weight(similarity, rows, row, scale2);
+            }
+            moment = fmaf(similarity - maximum, weight, moment);
+            tile.put(r, c, weight);
+        }
+    }
+    return moment;
+}
+
+}  // namespace epilogue

@@ -1,0 +1,13 @@
+// Room: PTX wrappers. Hides from the compiler where a value comes from.
+#pragma once
+
+namespace ptx {
+
+// The value itself. What is computed from it inside a loop is computed there, not before the loop
+// and kept in registers that the loop needs.
+__device__ __forceinline__ unsigned opaque(unsigned value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+}  // namespace ptx

@@ -1,0 +1,19 @@
+// Room: PTX wrappers. Exchange between the lanes of a warp; all 32 lanes take part.
+#pragma once
+
+namespace ptx {
+
+// The value of the lane whose number differs in the bits of `mask`.
+__device__ __forceinline__ unsigned shuffle_xor(unsigned value, int mask) {
+    unsigned other;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;"
+                 : "=r"(other)
+                 : "r"(value), "r"(mask));
+    return other;
+}
+
+__device__ __forceinline__ float shuffle_xor(float value, int mask) {
+    return __uint_as_float(shuffle_xor(__float_as_uint(value), mask));
+}
+
+}  // namespace ptx

@@ -1,0 +1,382 @@
+// Program: the small kernels, O(n d) or O(n) work: normalisation of rows, and what lies between the
+// passes over tiles: merging of partial results in a fixed order, the loss, coefficients.
+// What is O(n) is computed in f64.
+
+#include "epilogue/pairs.cuh"
+#include "epilogue/store.cuh"
+#include "epilogue/terms.cuh"
+#include "ptx/convert.cuh"
+#include "ptx/shuffle.cuh"
+#include "reduce.cuh"
+#include "tile/operand.cuh"
+
+using namespace epilogue;
+using tile::Operand;
+
+constexpr int THREADS = 256;
+constexpr int WARPS = THREADS / 32;
+constexpr double ABSENT = -1e308;  // stands for a logarithm of 0 in sums of exponentials
+
+__device__ __forceinline__ long long thread_index() {
+    return static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
+}
+
+// ln(1 + e^u) and ln(sigmoid(u)), as in formula.rs.
+__device__ __forceinline__ double softplus(double u) {
+    return (u < 0.0 ? 0.0 : u) + log1p(exp(-fabs(u)));
+}
+__device__ __forceinline__ double log_sigmoid(double u) { return -softplus(-u); }
+
+// ---- Scalars -------------------------------------------------------------------------------------
+
+// A scalar argument to where kernels read it: out[0] = device ? *device : value; NaN where it should
+// be finite and above 0 (`positive`) and is not. Grid 1, block 1.
+extern "C" __global__ void scalar(float value, const float* device, int positive, float* out) {
+    const float given = device ? *device : value;
+    const bool good = given > 0.0f && given < INFINITE;
+    *out = !positive || good ? given : __uint_as_float(0x7fc00000u);
+}
+
+// ---- Normalisation of rows -----------------------------------------------------------------------
+
+__device__ __forceinline__ float element(const Operand& x, long long at) {
+    if (x.type == tile::F32) return static_cast<const float*>(x.data)[at];
+    const unsigned short bits = static_cast<const unsigned short*>(x.data)[at];
+    return x.type == tile::F16 ? ptx::f16_to_f32(bits) : ptx::bf16_to_f32(bits);
+}
+
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2) value += ptx::shuffle_xor(value, mask);
+    return value;
+}
+
+// What makes a row a unit vector: x * power * inverse, power a power of two that keeps squares
+// within f32's range; both 0 where the norm is at most `eps`, NaN where an element is not finite.
+struct Unit {
+    float power;
+    float inverse;
+};
+
+__device__ __forceinline__ Unit unit(const Operand& x, long long row, unsigned depth, float eps) {
+    const unsigned lane = threadIdx.x % 32;
+    const long long start = row * x.stride;
+    float top = 0.0f, poison = 0.0f;
+    for (unsigned k = lane; k < depth; k += 32) {
+        const float value = element(x, start + k);
+        top = fmaxf(top, fabsf(value));
+        poison = fmaf(value, 0.0f, poison);
+    }
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2) top = fmaxf(top, ptx::shuffle_xor(top, mask));
+    poison = warp_sum(poison);
+    // 2^-floor(log2 top) from the exponent's bits, away from the ends where it has no inverse.
+    const unsigned exponent = min(max(__float_as_uint(top) >> 23, 2u), 252u);
+    const float power = __uint_as_float((254u - exponent) << 23);
+    float sum = 0.0f;
+    for (unsigned k = lane; k < depth; k += 32) {
+        const float value = element(x, start + k) * power;
+        sum = fmaf(value, value, sum);
+    }
+    const float norm = sqrtf(warp_sum(sum)) + poison;
+    // The norm itself is norm / power; it may overflow, and is then above eps all the same.
+    if (norm / power <= eps) return Unit{0.0f, 0.0f};
+    return Unit{power, 1.0f / norm};
+}
+
+// out = rows of x divided by their norms. Grid: ceil(rows / 8), a warp a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    normalize(Operand x, unsigned depth, float eps, Output out) {
+    const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
+    if (row >= out.rows) return;
+    const Unit scale = unit(x, row, depth, eps);
+    for (unsigned k = threadIdx.x % 32; k < depth; k += 32)
+        out.data[row * out.stride + k] =
+            element(x, row * x.stride + k) * scale.power * scale.inverse;
+}
+
+// out = (g - u (u . g)) / |x|, u = x / |x|: the gradient with respect to x from that of its unit
+// rows. out may be g. Grid: ceil(rows / 8), a warp a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    normalize_backward(Operand x, Operand g, unsigned depth, float eps, Output out) {
+    const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
+    if (row >= out.rows) return;
+    const Unit scale = unit(x, row, depth, eps);
+    const float* gradient = static_cast<const float*>(g.data) + row * g.stride;
+    const long long start = row * x.stride;
+    float dot = 0.0f;
+    for (unsigned k = threadIdx.x % 32; k < depth; k += 32)
+        dot = fmaf(element(x, start + k) * scale.power * scale.inverse, gradient[k], dot);
+    dot = warp_sum(dot);
+    for (unsigned k = threadIdx.x % 32; k < depth; k += 32) {
+        const float u = element(x, start + k) * scale.power * scale.inverse;
+        out.data[row * out.stride + k] =
+            scale.power == 0.0f ? 0.0f
+                                : fmaf(-u, dot, gradient[k]) * scale.inverse * scale.power;
+    }
+}
+
+// ---- Keys ----------------------------------------------------------------------------------------
+
+// The smallest and the largest key of every `side` consecutive ones: ranges[ceil(count / side)].
+// Grid: ceil(ranges / 8), a warp a range.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    key_ranges(const unsigned* keys, unsigned count, unsigned side, uint2* ranges) {
+    const long long tile = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
+    const long long first = tile * side;
+    if (first >= count) return;
+    const long long end = min(first + side, static_cast<long long>(count));
+    unsigned low = 0xffffffffu, high = 0;
+    for (long long i = first + threadIdx.x % 32; i < end; i += 32) {
+        low = min(low, keys[i]);
+        high = max(high, keys[i]);
+    }
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2) {
+        low = min(low, ptx::shuffle_xor(low, mask));
+        high = max(high, ptx::shuffle_xor(high, mask));
+    }
+    if (threadIdx.x % 32 == 0) ranges[tile] = make_uint2(low, high);
+}
+
+// ---- Groups of negatives -------------------------------------------------------------------------
+
+// M and Z of a group. Twin of formula::Group.
+struct Group {
+    float maximum;
+    double sum;
+};
+
+__device__ __forceinline__ Group merge(const Group& a, const Group& b, double scale) {
+    const float top = fmaxf(a.maximum, b.maximum);
+    // An empty group has M = -inf and Z = 0; infinity minus infinity is not wanted.
+    const double reference = top == -INFINITE ? 0.0 : top;
+    return Group{top, a.sum * (a.maximum == top ? 1.0 : exp(scale * (a.maximum - reference))) +
+                          b.sum * (b.maximum == top ? 1.0 : exp(scale * (b.maximum - reference)))};
+}
+
+// Merges the splits of stats.cu, in their order: maximum, sum, log2_sum of n rows. log2_sum may be
+// null. Grid: ceil(n / 256).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    merge_groups(const float* partial_maximum, const float* partial_sum, unsigned splits,
+                 unsigned rows, const float* scale, float* maximum, float* sum, float* log2_sum) {
+    const long long row = thread_index();
+    if (row >= rows) return;
+    const double s = *scale;
+    Group group{partial_maximum[row], partial_sum[row]};
+    for (unsigned split = 1; split < splits; ++split) {
+        const long long at = static_cast<long long>(split) * rows + row;
+        group = merge(group, Group{partial_maximum[at], partial_sum[at]}, s);
+    }
+    maximum[row] = group.maximum;
+    sum[row] = group.sum;
+    if (log2_sum) log2_sum[row] = log(group.sum) * LOG2E_F64;
+}
+
+// Merges many groups into one a block, in a fixed tree; launched twice for one in all. Block b takes
+// `chunk` groups. Grid: ceil(count / chunk).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    reduce_groups(const float* maximum_in, const float* sum_in, unsigned count, unsigned chunk,
+                  const float* scale, float* maximum, float* sum, float* log2_sum) {
+    __shared__ Group shared[THREADS];
+    const double s = *scale;
+    const long long first = static_cast<long long>(blockIdx.x) * chunk;
+    const long long end = min(first + chunk, static_cast<long long>(count));
+    Group group{-INFINITE, 0.0};
+    for (long long i = first + threadIdx.x; i < end; i += THREADS)
+        group = merge(group, Group{maximum_in[i], sum_in[i]}, s);
+    group = reduce::block(group, shared,
+                          [s](const Group& a, const Group& b) { return merge(a, b, s); });
+    if (threadIdx.x == 0) {
+        maximum[blockIdx.x] = group.maximum;
+        sum[blockIdx.x] = group.sum;
+        if (log2_sum) log2_sum[blockIdx.x] = log(group.sum) * LOG2E_F64;
+    }
+}
+
+// out = l = s M + ln Z. Grid: ceil(count / 256).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    log_sum_exp(const float* maximum, const float* sum, unsigned count, const float* scale,
+                float* out) {
+    const long long i = thread_index();
+    if (i >= count) return;
+    const double s = *scale;
+    const double z = sum[i];
+    out[i] = z == 0.0 ? -INFINITE : static_cast<float>(s * maximum[i] + log(z));
+}
+
+// ---- Positives -----------------------------------------------------------------------------------
+
+// u = s (M - S) + ln Z of a positive; -inf without negatives. NaN stays.
+__device__ __forceinline__ double margin(float similarity, float maximum, double sum, double s) {
+    if (sum == 0.0) return fma(0.0, static_cast<double>(similarity), -1.0 / 0.0);
+    return s * (static_cast<double>(maximum) - similarity) + log(sum);
+}
+
+// The terms of rows that have one positive, or none; an index beyond the last column makes the loss
+// NaN. positive: n similarities, read where there is one. groups: n with stride 1, one with stride
+// 0. Grid: ceil(n / 256).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    index_terms(Pairs pairs, const float* positive, const float* maximum, const float* sum,
+                int group_stride, const float* scale, Terms* terms) {
+    const long long row = thread_index();
+    if (row >= pairs.rows) return;
+    const unsigned column = positive_column(pairs, row);
+    Terms found = no_terms();
+    if (column < pairs.columns) {
+        const float similarity = positive[row];
+        const double u =
+            margin(similarity, maximum[row * group_stride], sum[row * group_stride], *scale);
+        found = Terms{similarity, 1.0f, static_cast<float>(softplus(u)), 1};
+    } else if (pairs.index && column != NO_POSITIVE) {
+        found.loss = __uint_as_float(0x7fc00000u);
+    }
+    terms[row] = found;
+}
+
+// Merges the splits of stats.cu's terms, in their order. Grid: ceil(n / 256).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    merge_terms(const Terms* partial, unsigned splits, unsigned rows, const float* maximum,
+                const float* log2_sum, int group_stride, const float* scale, Terms* terms) {
+    const long long row = thread_index();
+    if (row >= rows) return;
+    const float scale2 = *scale * LOG2E;
+    Terms all = partial[row];
+    for (unsigned split = 1; split < splits; ++split)
+        all = merge(all, partial[static_cast<long long>(split) * rows + row],
+                    maximum[row * group_stride], log2_sum[row * group_stride], scale2);
+    terms[row] = all;
+}
+
+// ln of the sum of delta over a row's positives; ABSENT without any.
+__device__ __forceinline__ double log_weight(const Terms& terms, float maximum, double sum,
+                                             double s) {
+    if (terms.count == 0 || sum == 0.0) return ABSENT;
+    return log_sigmoid(margin(terms.hardest, maximum, sum, s)) +
+           log(static_cast<double>(terms.weight));
+}
+
+// ---- The loss ------------------------------------------------------------------------------------
+
+// What all rows add up to. Twin of launch::TOTALS_BYTES.
+struct Totals {
+    double loss;
+    double weight_top;  // W = weight * e^weight_top: the sum of delta over all positives
+    double weight;
+    unsigned long long positives;
+    unsigned long long anchors;  // rows with a positive and a negative
+};
+
+__device__ __forceinline__ Totals add(const Totals& a, const Totals& b) {
+    const double top = fmax(a.weight_top, b.weight_top);
+    const double weight = a.weight * (a.weight_top == top ? 1.0 : exp(a.weight_top - top)) +
+                          b.weight * (b.weight_top == top ? 1.0 : exp(b.weight_top - top));
+    return Totals{a.loss + b.loss, top, weight, a.positives + b.positives, a.anchors + b.anchors};
+}
+
+// The totals of `chunk` rows a block, in a fixed tree. row_sum: Z of all n rows, whatever the scope:
+// a row that is not finite makes the loss NaN even if it has no positive. Grid: ceil(n / chunk).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    totals(const Terms* terms, unsigned rows, unsigned chunk, const float* row_sum,
+           const float* maximum, const float* sum, int group_stride, const float* scale,
+           Totals* partial) {
+    __shared__ Totals shared[THREADS];
+    const double s = *scale;
+    const long long first = static_cast<long long>(blockIdx.x) * chunk;
+    const long long end = min(first + chunk, static_cast<long long>(rows));
+    Totals all{0.0, ABSENT, 0.0, 0, 0};
+    for (long long row = first + threadIdx.x; row < end; row += THREADS) {
+        const Terms found = terms[row];
+        const double z = sum[row * group_stride];
+        const double weight = log_weight(found, maximum[row * group_stride], z, s);
+        const bool anchor = found.count != 0 && z != 0.0;
+        const double loss = found.loss + 0.0 * row_sum[row];
+        all = add(all, Totals{loss, weight, anchor ? 1.0 : 0.0, found.count, anchor});
+    }
+    all = reduce::block(all, shared, [](const Totals& a, const Totals& b) { return add(a, b); });
+    if (threadIdx.x == 0) partial[blockIdx.x] = all;
+}
+
+// The blocks' totals into one, and the loss: their mean over positive pairs, or their sum; NaN
+// without a positive pair. Grid: 1.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    finish(const Totals* partial, unsigned count, int mean, const float* scale, Totals* total,
+           float* loss) {
+    __shared__ Totals shared[THREADS];
+    Totals all{0.0, ABSENT, 0.0, 0, 0};
+    for (unsigned i = threadIdx.x; i < count; i += THREADS) all = add(all, partial[i]);
+    all = reduce::block(all, shared, [](const Totals& a, const Totals& b) { return add(a, b); });
+    if (threadIdx.x == 0) {
+        *total = all;
+        const double pairs = all.positives;
+        const double value = mean ? all.loss / pairs : all.loss;
+        // A scale that cannot be used is NaN by now.
+        *loss = all.positives == 0 ? __uint_as_float(0x7fc00000u)
+                                   : static_cast<float>(value + 0.0 * *scale);
+    }
+}
+
+// ---- The gradient --------------------------------------------------------------------------------
+
+// Coefficients of every row (epilogue/terms.cuh; twin of formula::coefficients). `matrix`: the
+// negatives of all rows are one group, whose weight is that of all positives. `normalized`:
+// anchor-normalised weighting. Grid: ceil(n / 256).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    coefficients(const Terms* terms, unsigned rows, const float* maximum, const float* sum,
+                 int group_stride, const Totals* total, int matrix, int normalized, int mean,
+                 const float* scale, Coefficients out) {
+    const long long row = thread_index();
+    if (row >= rows) return;
+    const double s = *scale;
+    const float top = maximum[row * group_stride];
+    const double z = sum[row * group_stride];
+    const Terms found = terms[row];
+    const double weight =
+        matrix ? total->weight_top + log(total->weight) : log_weight(found, top, z, s);
+    const double none = -1.0 / 0.0;
+    // Without negatives or without positives neither side has a gradient. NaN is not `empty`.
+    const bool empty = z == 0.0 || (matrix ? total->weight == 0.0 : weight == ABSENT);
+    const double log_sum = log(z);
+    const double negatives = static_cast<double>(normalized ? total->anchors : total->positives);
+    const double factor = (normalized ? -log(2.0) : log(s)) - (mean ? log(negatives) : 0.0);
+    double negative, offset, hard;
+    float base = top;
+    if (normalized) {
+        negative = factor - log_sum;
+        hard = factor - weight;
+        const double easy = s * (static_cast<double>(top) - found.hardest) + log_sum;
+        offset = log_sum + hard;
+        if (easy < 0.0) {
+            base = found.hardest;
+            offset = easy + hard;
+        }
+    } else {
+        negative = factor + weight - log_sum;
+        hard = factor;
+        offset = log_sum + hard;
+    }
+    // Where no negative exists M is -inf and must not meet another infinity.
+    const bool unset = top == -INFINITE;
+    out.maximum[row] = unset ? 0.0f : top;
+    out.log2_sum[row] = (empty && unset ? none : log_sum) * LOG2E_F64;
+    out.base[row] = empty ? 0.0f : base;
+    out.negative[row] = (empty ? none : negative) * LOG2E_F64;
+    out.offset[row] = (empty ? none : offset) * LOG2E_F64;
+    out.hard[row] = (empty ? none : hard) * LOG2E_F64;
+}
+
+// total (+)= the sum of `count` values, in a fixed tree. Grid: 1.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sum_moments(const double* values, unsigned count, int accumulate, double* total) {
+    __shared__ double shared[THREADS];
+    double sum = 0.0;
+    for (unsigned i = threadIdx.x; i < count; i += THREADS) sum += values[i];
+    sum = reduce::block(sum, shared, [](double a, double b) { return a + b; });
+    if (threadIdx.x == 0) *total = accumulate ? *total + sum : sum;
+}
+
+// The gradient of the scale: upstream * total / s. Grid 1, block 1.
+extern "C" __global__ void scale_gradient(const double* total, const float* scale,
+                                          const float* upstream, float* out) {
+    *out = static_cast<float>(*total / *scale * *upstream);
+}

@@ -1,0 +1,174 @@
+// Program: statistics of the similarity matrix S = X Y^T (n x m), tile by tile, S never stored.
+//
+// stats:  per row the largest negative similarity M and Z = sum of exp(s (S - M)) over negatives;
+//         and, where a row has one positive, that positive's similarity.
+// terms:  per row what its positives add up to (epilogue/terms.cuh), given the groups' M and Z;
+//         for labels, where a row may have many.
+//
+// Grid: x = row tiles x splits; block = row tile * splits + split. A block walks the column tiles
+// of its split, tiles_per_split of them. Results go to [split][row], every row written by one
+// thread of each split; rows.cu merges the splits in their order.
+// Block: Tile::THREADS threads.
+
+#include "epilogue/log_sum_exp.cuh"
+#include "epilogue/pairs.cuh"
+#include "epilogue/terms.cuh"
+#include "tile/simt.cuh"
+
+using namespace epilogue;
+using tile::Layout;
+using tile::Operand;
+
+// Which column tiles a block walks. Twin of launch::Walk.
+struct Walk {
+    unsigned splits;
+    unsigned tiles_per_split;
+
+    template <class Tile>
+    __device__ __forceinline__ unsigned first_row() const {
+        return blockIdx.x / splits * Tile::SIDE;
+    }
+    __device__ __forceinline__ unsigned split() const { return blockIdx.x % splits; }
+    template <class Tile>
+    __device__ __forceinline__ unsigned first_column() const {
+        return split() * tiles_per_split * Tile::SIDE;
+    }
+    template <class Tile>
+    __device__ __forceinline__ unsigned end_column(unsigned columns) const {
+        const unsigned tiles = (columns + Tile::SIDE - 1) / Tile::SIDE;
+        const unsigned end = (split() + 1) * tiles_per_split;
+        return end < tiles ? end * Tile::SIDE : columns;
+    }
+};
+
+template <class Tile>
+__device__ __forceinline__ void stats(const Operand& x, const Operand& y, unsigned depth,
+                                      const Pairs& pairs, const Walk& walk, const float* scale,
+                                      float* maximum, float* sum, float* positive) {
+    __shared__ typename Tile::Storage storage;
+    const float scale2 = *scale * LOG2E;
+    const unsigned i0 = walk.first_row<Tile>();
+    const unsigned end = walk.end_column<Tile>(pairs.columns);
+    __shared__ typename LogSumExp<Tile>::Storage parked;
+    LogSumExp<Tile> state(parked);
+#pragma unroll 1
+    for (unsigned j0 = walk.first_column<Tile>(); j0 < end; j0 += Tile::SIDE) {
+        Tile tile;
+        tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
+                                                             pairs.columns, 0, depth, storage);
+        state.poison(tile);
+        if (!all_negative<Tile>(pairs, i0, j0)) {
+            Cells<Tile> cells;
+            cells.classify(pairs, i0, j0);
+            const bool save = pairs.flags & INDEXED;
+#pragma unroll
+            for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+                for (int c = 0; c < Tile::COLUMNS; ++c) {
+                    if (save && cells.positive.get(r, c))
+                        positive[i0 + Tile::row(r)] = tile.at(r, c);
+                    if (!cells.negative.get(r, c)) tile.put(r, c, -INFINITE);
+                }
+        }
+        state.add(tile, scale2);
+    }
+    const long long offset = static_cast<long long>(walk.split()) * pairs.rows;
+#pragma unroll 1
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        float row_maximum, row_sum;
+        state.row(r, scale2, row_maximum, row_sum);
+        const unsigned row = i0 + Tile::row(r);
+        if (Tile::row_leader() && row < pairs.rows) {
+            maximum[offset + row] = row_maximum;
+            sum[offset + row] = row_sum;
+        }
+    }
+}
+
+template <class Tile>
+__device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsigned depth,
+                                      const Pairs& pairs, const Walk& walk, const float* scale,
+                                      const float* group_maximum, const float* group_log2_sum,
+                                      int group_stride, Terms* partial) {
+    __shared__ typename Tile::Storage storage;
+    const float scale2 = *scale * LOG2E;
+    const unsigned i0 = walk.first_row<Tile>();
+    const unsigned end = walk.end_column<Tile>(pairs.columns);
+    float maximum[Tile::ROWS], log2_sum[Tile::ROWS];
+    Terms state[Tile::ROWS];
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        const unsigned row = i0 + Tile::row(r);
+        const unsigned group = row < pairs.rows ? row * group_stride : 0;
+        maximum[r] = group_maximum[group];
+        log2_sum[r] = group_log2_sum[group];
+        state[r] = no_terms();
+    }
+#pragma unroll 1
+    for (unsigned j0 = walk.first_column<Tile>(); j0 < end; j0 += Tile::SIDE) {
+        if (!may_match<Tile>(pairs, i0, j0)) continue;
+        Tile tile;
+        tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
+                                                             pairs.columns, 0, depth, storage);
+        Cells<Tile> cells;
+        cells.classify(pairs, i0, j0);
+        if (!cells.positive.any()) continue;
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r) {
+            Terms found = no_terms();
+#pragma unroll
+            for (int c = 0; c < Tile::COLUMNS; ++c)
+                if (cells.positive.get(r, c)) found.hardest = fminf(found.hardest, tile.at(r, c));
+            const Margin hardest(found.hardest, maximum[r], log2_sum[r], scale2);
+#pragma unroll
+            for (int c = 0; c < Tile::COLUMNS; ++c) {
+                if (!cells.positive.get(r, c)) continue;
+                const float similarity = tile.at(r, c);
+                const Margin pair(similarity, maximum[r], log2_sum[r], scale2);
+                found.loss += pair.softplus();
+                found.weight += ptx::ex2(
+                    LOG2E * log_share(pair, similarity, hardest, found.hardest, scale2));
+                found.count += 1;
+            }
+            state[r] = merge(state[r], found, maximum[r], log2_sum[r], scale2);
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        Tile::row_reduce([&](int mask) {
+            const Terms other{ptx::shuffle_xor(state[r].hardest, mask),
+                              ptx::shuffle_xor(state[r].weight, mask),
+                              ptx::shuffle_xor(state[r].loss, mask),
+                              ptx::shuffle_xor(state[r].count, mask)};
+            state[r] = merge(state[r], other, maximum[r], log2_sum[r], scale2);
+        });
+        const unsigned row = i0 + Tile::row(r);
+        if (Tile::row_leader() && row < pairs.rows)
+            partial[static_cast<long long>(walk.split()) * pairs.rows + row] = state[r];
+    }
+}
+
+// Parameters of both: x is n x depth, y is m x depth, rows contiguous; scale one positive f32 (NaN
+// gives NaN).
+// stats: maximum, sum: [splits][n]; positive: n, written where a positive exists; may be null
+// without INDEXED. Label and id ranges per SIDE of the tile.
+// terms: LABELED, ranges per 32; group_maximum, group_log2_sum: n with stride 1, or one with stride
+// 0; partial: [splits][n].
+#define STATS(NAME, TILE, BLOCKS)                                                                \
+    extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) stats_##NAME(            \
+        Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,        \
+        float* maximum, float* sum, float* positive) {                                           \
+        stats<TILE>(x, y, depth, pairs, walk, scale, maximum, sum, positive);                    \
+    }
+
+STATS(simt128, tile::Large, 2)
+STATS(simt32, tile::Small, 8)
+
+// Small tiles whatever the size: the fewer pairs a tile has, the more tiles have no positive.
+extern "C" __global__ void __launch_bounds__(tile::Small::THREADS, 8)
+    terms_simt32(Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,
+                 const float* group_maximum, const float* group_log2_sum, int group_stride,
+                 Terms* partial) {
+    terms<tile::Small>(x, y, depth, pairs, walk, scale, group_maximum, group_log2_sum, group_stride,
+                       partial);
+}
