@@ -313,7 +313,8 @@ fn binary() {
         let n = 600usize;
         let (dx, dy) = (b.put(&x), b.put(&y));
         let mut z = b.zeros::<f32>(600);
-        let cases: [(&str, fn(f32, f32) -> f32); 6] = [
+        type Case = (&'static str, fn(f32, f32) -> f32);
+        let cases: [Case; 6] = [
             ("badd_f32", |a, b| a + b),
             ("bsub_f32", |a, b| a - b),
             ("bmul_f32", |a, b| a * b),
@@ -553,9 +554,9 @@ fn indexing_and_sort() {
         let mut sums = b.zeros::<f32>(120);
         launch!(b, "ia_u32_f32", GRID, BLOCK, 0; &b.put(&rows), &3usize, &b.put(&values), &mut sums, &left, &3usize, &source, &right);
         let mut expected = vec![0.0f32; 120];
-        for i in 0..values.len() {
+        for (i, value) in values.iter().enumerate() {
             let (l, k, r) = (i / 12, i / 4 % 3, i % 4);
-            expected[(l * 10 + rows[k] as usize) * 4 + r] += values[i];
+            expected[(l * 10 + rows[k] as usize) * 4 + r] += value;
         }
         close("ia_u32_f32", wide(&b.get(&sums)), wide(&expected), 1e-6);
 

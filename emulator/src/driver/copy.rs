@@ -164,7 +164,7 @@ fn fill(
     let (state, stream) = enter(driver, mode)?;
     let width = count.checked_mul(size).ok_or(CUresult::INVALID_VALUE)?;
     let shape = Shape { width, rows, source_pitch: pitch, destination_pitch: pitch };
-    if address % size as u64 != 0 || pitch % size != 0 {
+    if !address.is_multiple_of(size as u64) || !pitch.is_multiple_of(size) {
         return Err(CUresult::INVALID_VALUE);
     }
     driver.check_device_range(address, shape.span(pitch)?)?;

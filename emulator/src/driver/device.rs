@@ -114,7 +114,7 @@ pub fn attribute(number: u32) -> Result<i32> {
         } // MEM_SYNC_DOMAIN_COUNT
         // Numbers that exist and mean a feature the emulator lacks: host memory mapped into the
         // device, managed memory, textures, virtual memory management, tensor maps, and so on.
-        1..=161 => 0,
+        other if (1..=161).contains(&other) => 0,
         _ => return Err(CUresult::INVALID_VALUE),
     })
 }
