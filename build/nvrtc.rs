@@ -249,7 +249,7 @@ fn builtins_beside(path: &Path) -> Option<PathBuf> {
 }
 
 /// Opens a library whose dependencies lie beside it.
-fn open(path: &Path) -> Result<Library, String> {
+pub fn open(path: &Path) -> Result<Library, String> {
     // SAFETY: NVIDIA's libraries; their initialisers have no preconditions.
     #[cfg(windows)]
     let opened = unsafe {
@@ -260,5 +260,9 @@ fn open(path: &Path) -> Result<Library, String> {
     // SAFETY: as above.
     #[cfg(not(windows))]
     let opened = unsafe { Library::new(path) };
-    opened.map_err(|e| e.to_string())
+    opened.map_err(|error| match std::error::Error::source(&error) {
+        // The system's own words, which name the file.
+        Some(source) => source.to_string(),
+        None => error.to_string(),
+    })
 }

@@ -1,9 +1,10 @@
 //! Whether a CUDA driver works here, asked in a child process: a broken driver may well end the
 //! process that tries it.
 
-use libloading::Library;
+use crate::nvrtc;
 use std::env;
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// The command by which this program asks itself.
@@ -37,8 +38,7 @@ pub fn device<'a>(
 
 /// The child's side: prints the first device.
 pub fn run() -> Result<(), String> {
-    // SAFETY: a driver's library; its initialisers have no preconditions.
-    let library = unsafe { Library::new(DRIVER) }.map_err(|e| e.to_string())?;
+    let library = nvrtc::open(Path::new(DRIVER))?;
     macro_rules! call {
         ($name:literal: $($kind:ty = $argument:expr),*) => {{
             // SAFETY: the types are those of the function in cuda.h.

@@ -345,7 +345,7 @@ impl Tally {
     /// Takes the end: a failure that no test has owned up to is counted as one.
     fn end(&mut self, succeeded: bool) {
         if self.open > 0 {
-            let text = format!("{} test executables ended before their last test", self.open);
+            let text = format!("{} test executable(s) ended before their last test", self.open);
             self.failures.push(text);
         } else if !succeeded && self.counted.failed == 0 {
             self.failures.push("cargo test failed, and no test did".into());
