@@ -856,6 +856,40 @@ fn a_capture_forks_and_joins() {
 }
 
 #[test]
+fn a_capture_allocates() {
+    let _context = Context::new();
+    let s = stream(1);
+    let (out, before) = (alloc(16), alloc(16));
+    let (mut graph, mut executable, mut inside, mut count) = (0, 0, 0, 0);
+    ok!(cuStreamBeginCapture_v2(s, 1));
+    ok!(cuMemAllocAsync(&mut inside, 16, s));
+    ok!(cuMemsetD32Async(inside, 8, 4, s));
+    ok!(cuMemcpyDtoDAsync_v2(out, inside, 16, s));
+    ok!(cuMemFreeAsync(inside, s));
+    // What no graph allocated cannot be freed by one.
+    fails!(INVALID_VALUE, cuMemFreeAsync(before, s));
+    ok!(cuStreamEndCapture(s, &mut graph));
+    ok!(cuGraphGetNodes(graph, null_mut(), &mut count));
+    assert_eq!(count, 4);
+    ok!(cuGraphInstantiateWithFlags(&mut executable, graph, 0));
+    for _ in 0..3 {
+        ok!(cuMemsetD32Async(out, 0, 4, s));
+        ok!(cuGraphLaunch(executable, s));
+        ok!(cuStreamSynchronize(s));
+        assert_eq!(read(out, 4), [8; 4]);
+    }
+    // The memory is the graph's, and goes with the last of it.
+    ok!(cuGraphDestroy(graph));
+    let (mut base, mut size) = (0, 0);
+    ok!(cuMemGetAddressRange_v2(&mut base, &mut size, inside));
+    ok!(cuGraphExecDestroy(executable));
+    fails!(NOT_FOUND, cuMemGetAddressRange_v2(&mut base, &mut size, inside));
+    ok!(cuMemFree_v2(out));
+    ok!(cuMemFree_v2(before));
+    ok!(cuStreamDestroy_v2(s));
+}
+
+#[test]
 fn what_a_capture_forbids_spoils_it() {
     let _context = Context::new();
     let (s, blocking) = (stream(1), stream(0));

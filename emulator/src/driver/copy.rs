@@ -102,7 +102,7 @@ fn copy(source: Place, destination: Place, shape: Shape, mode: Mode) -> Result {
     let (state, stream) = enter(driver, mode)?;
     let source_bytes = shape.span(shape.source_pitch)?;
     let destination_bytes = shape.span(shape.destination_pitch)?;
-    let mut now = mode == Mode::Now;
+    let now = mode == Mode::Now;
     for (place, bytes) in [(&source, source_bytes), (&destination, destination_bytes)] {
         match *place {
             Place::Device(address) => driver.check_device_range(address, bytes)?,
@@ -111,23 +111,27 @@ fn copy(source: Place, destination: Place, shape: Shape, mode: Mode) -> Result {
         }
     }
     let capturing = state.streams[&stream].capture.is_some();
-    let mut source = source;
-    if !now && !capturing {
-        if let Place::Host(address) = source
-            && source_bytes > 0
-            && !state.is_pinned(address, source_bytes)
-        {
-            // SAFETY: the program promised these bytes readable for the duration of the call.
-            let bytes = unsafe { std::slice::from_raw_parts(address as *const u8, source_bytes) };
-            source = Place::Staged(Arc::from(bytes));
+    let pageable = |place: &Place, bytes: usize| match *place {
+        Place::Host(address) => !capturing && bytes > 0 && !state.is_pinned(address, bytes),
+        _ => false,
+    };
+    let from_pageable = pageable(&source, source_bytes) && matches!(destination, Place::Device(_));
+    let to_pageable = pageable(&destination, destination_bytes);
+    let within_device = matches!((&source, &destination), (Place::Device(_), Place::Device(_)));
+    // What the driver's reference says of each direction: from pageable memory the host waits only
+    // until the bytes are staged, to pageable memory until they have landed, within the device not
+    // at all; where both ends are ready for the copy engine the synchronous call waits.
+    let waits = !from_pageable && !within_device && (now || to_pageable);
+    let (mut state, mut source) = (state, source);
+    if from_pageable && let Place::Host(address) = source {
+        if now {
+            // The synchronous call waits for what is ahead of it, then stages.
+            drop(state);
+            wait(driver, stream)?;
+            state = enter(driver, mode)?.0;
         }
-        if let Place::Host(address) = destination
-            && !state.is_pinned(address, destination_bytes)
-        {
-            now = true;
-        }
+        source = Place::Staged(stage(address, source_bytes, shape));
     }
-    let waits = now && !matches!((&source, &destination), (Place::Device(_), Place::Device(_)));
     let action = Action::Copy(Arc::new(Copy2D {
         source,
         source_pitch: shape.source_pitch,
@@ -141,6 +145,19 @@ fn copy(source: Place, destination: Place, shape: Shape, mode: Mode) -> Result {
         wait(driver, stream)?;
     }
     Ok(())
+}
+
+/// The bytes of a rectangle of host memory as they are now; what lies between rows is left out.
+fn stage(address: usize, bytes: usize, shape: Shape) -> Arc<[u8]> {
+    let mut staged = vec![0; bytes];
+    for row in 0..shape.rows {
+        let from = row * shape.source_pitch;
+        // SAFETY: the program promised the bytes of each row readable for the duration of the call.
+        let bytes =
+            unsafe { std::slice::from_raw_parts((address + from) as *const u8, shape.width) };
+        staged[from..from + shape.width].copy_from_slice(bytes);
+    }
+    staged.into()
 }
 
 /// Waits for all that is in a stream, and counts that as a synchronisation of the host.
