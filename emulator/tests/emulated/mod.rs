@@ -55,7 +55,14 @@ pub fn with_settings(settings: &[&[(&str, &str)]], body: impl FnOnce()) {
         paths.extend(std::env::split_paths(&before));
     }
     for settings in settings {
-        let output = Command::new(std::env::current_exe().unwrap())
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        for (name, _) in std::env::vars_os() {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("CUDA_EMULATOR_") && name_text != "CUDA_EMULATOR_TOOLKIT" {
+                child.env_remove(&name);
+            }
+        }
+        let output = child
             .args(["--exact", &name, "--include-ignored", "--nocapture", "--test-threads=1"])
             .env(INSIDE, "1")
             .env("LD_LIBRARY_PATH", std::env::join_paths(&paths).unwrap())
