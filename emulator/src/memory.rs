@@ -72,7 +72,10 @@ impl fmt::Display for MemoryError {
                 write!(f, "{address:#x} lies in a freed allocation ({size} bytes at {base:#x})")
             }
             MemoryError::OutOfBounds { address, bytes, base, size } => {
-                write!(f, "{bytes} bytes at {address:#x} leave their allocation ({size} bytes at {base:#x})")
+                write!(
+                    f,
+                    "{bytes} bytes at {address:#x} leave their allocation ({size} bytes at {base:#x})"
+                )
             }
         }
     }
@@ -92,6 +95,8 @@ pub(crate) struct Allocation {
     warned: AtomicBool,
     /// Belongs to a module, so that it is no leak.
     owned: bool,
+    /// Constant memory: kernels may not write it.
+    pub read_only: bool,
     pub shadow: GlobalShadow,
 }
 
@@ -102,7 +107,7 @@ fn zeroed(n: usize) -> Box<[AtomicU64]> {
 }
 
 impl Allocation {
-    fn new(base: u64, size: usize, owned: bool) -> Allocation {
+    fn new(base: u64, size: usize, owned: bool, read_only: bool) -> Allocation {
         Allocation {
             base,
             size,
@@ -111,6 +116,7 @@ impl Allocation {
             all_written: AtomicBool::new(false),
             warned: AtomicBool::new(false),
             owned,
+            read_only,
             shadow: GlobalShadow::new(size),
         }
     }
@@ -226,7 +232,8 @@ impl Allocation {
         let whole = self.size / 64;
         let full = self.written[..whole].iter().all(|w| w.load(Relaxed) == !0);
         let rest = self.size % 64;
-        if full && (rest == 0 || self.written[whole].load(Relaxed) & mask(0, rest) == mask(0, rest)) {
+        if full && (rest == 0 || self.written[whole].load(Relaxed) & mask(0, rest) == mask(0, rest))
+        {
             self.all_written.store(true, Relaxed);
         }
     }
@@ -316,7 +323,8 @@ impl Memory {
 
     /// An empty memory that holds at most `total` bytes.
     pub fn with_capacity(total: usize) -> Memory {
-        let state = State { live: BTreeMap::new(), freed: BTreeMap::new(), next: FIRST, used: 0, total };
+        let state =
+            State { live: BTreeMap::new(), freed: BTreeMap::new(), next: FIRST, used: 0, total };
         Memory { state: Arc::new(RwLock::new(state)) }
     }
 
@@ -330,15 +338,15 @@ impl Memory {
 
     /// Allocates `bytes` uninitialised bytes, aligned to 512.
     pub fn alloc(&self, bytes: usize) -> Result<u64, MemoryError> {
-        self.allocate(bytes, false)
+        self.allocate(bytes, false, false)
     }
 
     /// Allocates for a module: not listed by [`Memory::live`].
-    pub(crate) fn alloc_owned(&self, bytes: usize) -> Result<u64, MemoryError> {
-        self.allocate(bytes, true)
+    pub(crate) fn alloc_owned(&self, bytes: usize, read_only: bool) -> Result<u64, MemoryError> {
+        self.allocate(bytes, true, read_only)
     }
 
-    fn allocate(&self, bytes: usize, owned: bool) -> Result<u64, MemoryError> {
+    fn allocate(&self, bytes: usize, owned: bool, read_only: bool) -> Result<u64, MemoryError> {
         let mut state = self.state_mut();
         let free = state.total - state.used;
         if bytes > free {
@@ -347,7 +355,7 @@ impl Memory {
         let base = state.next;
         state.next = (base + bytes as u64 + GUARD).next_multiple_of(ALIGN);
         state.used += bytes;
-        state.live.insert(base, Arc::new(Allocation::new(base, bytes, owned)));
+        state.live.insert(base, Arc::new(Allocation::new(base, bytes, owned, read_only)));
         Ok(base)
     }
 

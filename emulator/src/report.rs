@@ -221,7 +221,13 @@ impl Counters {
             }
             let comma = if first { "" } else { "," };
             first = false;
-            let _ = write!(out, "{comma}\"{}\":{{\"warp\":{},\"thread\":{}}}", class.name(), count.warp, count.thread);
+            let _ = write!(
+                out,
+                "{comma}\"{}\":{{\"warp\":{},\"thread\":{}}}",
+                class.name(),
+                count.warp,
+                count.thread
+            );
         }
         out.push('}');
     }
@@ -299,7 +305,10 @@ impl Recorder {
     pub fn take_between(&self) -> (u64, u64) {
         let mut between = (0, 0);
         self.with(|log| {
-            between = (std::mem::take(&mut log.host_syncs_since), std::mem::take(&mut log.allocations_since));
+            between = (
+                std::mem::take(&mut log.host_syncs_since),
+                std::mem::take(&mut log.allocations_since),
+            );
         });
         between
     }
@@ -358,7 +367,11 @@ impl Recorder {
         let _ = write!(
             out,
             "\n}},\n\"host_syncs\":{},\"allocations\":{},\"allocated_bytes\":{},\"host_syncs_after_last_launch\":{},\"allocations_after_last_launch\":{}\n}}\n",
-            log.host_syncs, log.allocations, log.allocated_bytes, log.host_syncs_since, log.allocations_since
+            log.host_syncs,
+            log.allocations,
+            log.allocated_bytes,
+            log.host_syncs_since,
+            log.allocations_since
         );
         out
     }
