@@ -24,13 +24,11 @@ mod sweep;
 
 pub use precision::{Histogram, PrecisionRecall};
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-
+use crate::engine::cpu::{Pairs, Rows};
 use crate::engine::{Ids, Positives};
 use crate::loss::{self, Batch, Family, Reduction, Scope, Weighting};
 use crate::matrix::Host;
-use crate::{CpuEngine, Element, Error, Matrix, NO_POSITIVE, Result, ops};
+use crate::{Element, NO_POSITIVE, Result};
 
 /// A test set on the host: n queries against m candidates and which pairs match.
 ///
@@ -50,37 +48,13 @@ pub struct Evaluation<'a> {
     pairs: u64,
 }
 
-/// Embeddings in `f32`.
-struct Rows<'a> {
-    data: Cow<'a, [f32]>,
-    rows: usize,
-    cols: usize,
-    stride: usize,
-}
-
-impl<'a> Rows<'a> {
-    fn new<T: Element>(matrix: Matrix<'a, Host, T>, normalize: bool) -> Result<Self> {
-        let (rows, cols) = (matrix.rows(), matrix.cols());
-        let dense = |data| Self { data: Cow::Owned(data), rows, cols, stride: cols };
-        if normalize {
-            return ops::normalize(&mut CpuEngine::new(), matrix).map(dense);
-        }
-        if let Ok(data) = bytemuck::try_cast_slice::<T, f32>(matrix.data)
-            && T::DTYPE == crate::DType::F32
-        {
-            return Ok(Self { data: Cow::Borrowed(data), rows, cols, stride: matrix.row_stride() });
-        }
-        let row = |i: usize| &matrix.data[i * matrix.row_stride()..][..cols];
-        Ok(dense((0..rows).flat_map(row).map(|value| value.to_f32()).collect()))
-    }
-}
-
 impl<'a> Evaluation<'a> {
     /// Pairs ranked by dot product: for rows that are normalised already, or not meant to be.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] names `y`, `labels`, `positives` or `ids` where lengths or
-    /// dimensions do not fit, an index is out of range, or no pair is positive.
+    /// [`crate::Error::InvalidArgument`] names `y`, `labels`, `positives` or `ids` where lengths or
+    /// dimensions do not fit, an index is out of range or names a self-pair, or no pair is
+    /// positive.
     pub fn new<T: Element>(batch: impl Into<Batch<'a, Host, T>>) -> Result<Self> {
         Self::build(batch.into(), false)
     }
@@ -103,17 +77,13 @@ impl<'a> Evaluation<'a> {
             normalize,
         };
         let problem = loss::problem(&family, batch)?;
+        let pairs = Pairs::new(&problem)?;
         Ok(Self {
-            x: Rows::new(problem.x, normalize)?,
-            y: problem.y.map(|y| Rows::new(y, normalize)).transpose()?,
+            x: Rows::new(problem.x, normalize),
+            y: problem.y.map(|y| Rows::new(y, normalize)),
             positives: problem.positives,
             ids: problem.ids,
-            pairs: count_positives(
-                problem.positives,
-                problem.x.rows(),
-                problem.candidates().rows(),
-                problem.shared(),
-            )?,
+            pairs: (0..problem.x.rows()).map(|i| pairs.positive_count(i) as u64).sum(),
         })
     }
 
@@ -135,9 +105,6 @@ impl<'a> Evaluation<'a> {
         Row {
             positives: match self.positives {
                 Positives::Diagonal => RowPositives::At(i as u32),
-                Positives::Index(index) if self.shared() && index[i] as usize == i => {
-                    RowPositives::At(NO_POSITIVE)
-                }
                 Positives::Index(index) => RowPositives::At(index[i]),
                 Positives::Labels { rows, cols } => RowPositives::Labelled(rows[i], cols),
             },
@@ -196,47 +163,4 @@ impl Row<'_> {
             RowPositives::Labelled(label, labels) => labels[columns.clone()].contains(&label),
         }
     }
-}
-
-/// P, or an error if there is none or an index is out of range. O(n + m) time and memory.
-fn count_positives(
-    positives: Positives<'_, Host>,
-    n: usize,
-    m: usize,
-    shared: bool,
-) -> Result<u64> {
-    let (argument, pairs) = match positives {
-        Positives::Diagonal => ("positives", n.min(m) as u64),
-        Positives::Index(index) => {
-            let mut pairs = 0;
-            for (i, &j) in index.iter().enumerate() {
-                if j == NO_POSITIVE || (shared && i == j as usize) {
-                    continue;
-                }
-                if j as usize >= m {
-                    return Err(Error::argument(
-                        "positives",
-                        format!("index {j} in row {i}"),
-                        format!("less than {m}, the number of candidates, or NO_POSITIVE"),
-                    ));
-                }
-                pairs += 1;
-            }
-            ("positives", pairs)
-        }
-        Positives::Labels { rows, cols } => {
-            let mut columns = HashMap::<u32, u64>::new();
-            for &label in cols {
-                *columns.entry(label).or_default() += 1;
-            }
-            let all: u64 = rows.iter().map(|label| columns.get(label).unwrap_or(&0)).sum();
-            let own =
-                if shared { rows.iter().zip(cols).filter(|(a, b)| a == b).count() } else { 0 };
-            ("labels", all - own as u64)
-        }
-    };
-    if pairs == 0 {
-        return Err(Error::argument(argument, "no positive pair", "at least one"));
-    }
-    Ok(pairs)
 }

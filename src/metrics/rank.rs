@@ -12,7 +12,7 @@ impl Evaluation<'_> {
     ///
     /// Equal similarities rank by column, the smaller first. O(n) memory; at most two products.
     pub fn best_positive_ranks(&self) -> Vec<Option<u64>> {
-        let n = self.x.rows;
+        let n = self.x.n;
         // A row's best positive as one integer whose maximum is the best: its key, then the
         // complement of its column. 0 where there is none, since columns are below 2³¹.
         let pack = |value: f32, j: usize| u64::from(key(value)) << 32 | u64::from(!(j as u32));

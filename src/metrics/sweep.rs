@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Evaluation, Rows};
+use super::Evaluation;
+use crate::engine::cpu::product;
 
 /// Rows and columns of a tile: 256 KiB of `f32`, at home in a core's second-level cache.
 const TILE_ROWS: usize = 128;
@@ -47,54 +48,21 @@ impl Evaluation<'_> {
         visit: impl Fn(&Tile<'_>) + Sync,
     ) {
         let (x, y) = (&self.x, self.candidates());
-        let across = y.rows.div_ceil(TILE_COLS);
-        let down = x.rows.div_ceil(TILE_ROWS);
+        let across = y.n.div_ceil(TILE_COLS);
+        let down = x.n.div_ceil(TILE_ROWS);
         (0..down * across).into_par_iter().for_each_init(Vec::new, |values, number| {
             let side =
                 |block: usize, size: usize, end: usize| block * size..((block + 1) * size).min(end);
-            let rows = side(number / across, TILE_ROWS, x.rows);
-            let cols = side(number % across, TILE_COLS, y.rows);
+            let rows = side(number / across, TILE_ROWS, x.n);
+            let cols = side(number % across, TILE_COLS, y.n);
             if wanted(&rows, &cols) {
                 values.resize(rows.len() * cols.len(), 0.0);
-                products(x, rows.clone(), y, cols.clone(), values);
+                let (left, right) =
+                    (x.block(rows.start, rows.len()), y.block(cols.start, cols.len()));
+                product(values, cols.len(), left, right.transposed(), false);
                 visit(&Tile { number, rows, cols, values });
             }
         });
-    }
-}
-
-/// `out` = the dot products of `rows` of x with `cols` of y, row-major.
-fn products(x: &Rows<'_>, rows: Range<usize>, y: &Rows<'_>, cols: Range<usize>, out: &mut [f32]) {
-    let (m, n, k) = (rows.len(), cols.len(), x.cols);
-    let block = |side: &'_ Rows<'_>, range: &Range<usize>| {
-        let length = (range.len() - 1) * side.stride + k;
-        side.data[range.start * side.stride..][..length].as_ptr()
-    };
-    assert_eq!((out.len(), y.cols), (m * n, k));
-    // SAFETY: both blocks were sliced to hold their last row's last element, `out` holds m·n
-    // elements, no operand overlaps it, and strides are those of row-major storage.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            block(x, &rows),
-            1,
-            x.stride as isize,
-            block(y, &cols),
-            y.stride as isize,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
     }
 }
 

@@ -9,10 +9,11 @@ mod sweep;
 
 use rayon::prelude::*;
 
-use self::pairs::Pairs;
+pub(crate) use self::pairs::Pairs;
+pub(crate) use self::product::product;
+pub(crate) use self::rows::Rows;
+
 use self::passes::{LogSumExp, MatrixTerms, Negatives, RowTerms, RowWeights, Weights};
-use self::product::product;
-use self::rows::Rows;
 use self::sweep::{Pass, sweep};
 use crate::engine::{Engine, GradientsMut, Problem, sealed};
 use crate::loss::formula::{self, Group, Scope, Terms};

@@ -39,7 +39,7 @@ enum Matches<'a> {
 }
 
 /// Positive and excluded pairs of a problem.
-pub(super) struct Pairs<'a> {
+pub(crate) struct Pairs<'a> {
     matches: Matches<'a>,
     ids: Option<Groups>,
     shared: bool,

@@ -2,7 +2,7 @@
 
 /// A matrix inside a slice, with any strides.
 #[derive(Clone, Copy)]
-pub(super) struct Block<'a> {
+pub(crate) struct Block<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
@@ -30,7 +30,7 @@ impl<'a> Block<'a> {
 
 /// out = left·right, or out += left·right; `out` row-major with rows `row_stride` apart. Runs on
 /// the calling thread: the same shapes give the same bits whatever the pool's size.
-pub(super) fn product(
+pub(crate) fn product(
     out: &mut [f32],
     row_stride: usize,
     left: Block<'_>,

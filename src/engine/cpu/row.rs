@@ -11,80 +11,101 @@ const LANES: usize = 32;
 /// Values summed in `f32` before the sum moves to `f64`.
 const CHUNK: usize = 32 * LANES;
 
-/// The largest value; −∞ for an empty row. NaN is passed over: it shows in the sum.
-pub(super) fn max(row: &[f32]) -> f32 {
-    ARCH.dispatch(
-        #[inline(always)]
-        || {
-            let mut lanes = [f32::NEG_INFINITY; LANES];
-            let chunks = row.chunks_exact(LANES);
-            let rest = chunks.remainder();
-            for chunk in chunks {
-                for (lane, &value) in lanes.iter_mut().zip(chunk) {
-                    *lane = if value > *lane { value } else { *lane };
-                }
+/// Defines a function whose body is compiled once for each instruction set and chosen at run time.
+/// The body is a method of its own, which inlines where a closure's would not: it must meet the
+/// target's features, or `mul_add` becomes a call.
+macro_rules! vectorized {
+    ($($(#[$doc:meta])* fn $name:ident as $call:ident($($arg:ident: $type:ty),*) -> $out:ty $body:block)*) => {$(
+        struct $call<'a> {
+            $($arg: $type,)*
+            lifetime: std::marker::PhantomData<&'a ()>,
+        }
+
+        impl<'a> pulp::NullaryFnOnce for $call<'a> {
+            type Output = $out;
+            #[inline(always)]
+            fn call(self) -> $out {
+                let Self { $($arg,)* .. } = self;
+                $body
             }
-            lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
-        },
-    )
+        }
+
+        $(#[$doc])*
+        pub(super) fn $name<'a>($($arg: $type),*) -> $out {
+            ARCH.dispatch($call { $($arg,)* lifetime: std::marker::PhantomData })
+        }
+    )*};
 }
 
-/// Replaces every S by exp(s·(S − max)) and returns the sum. `max` must be finite; −∞ gives 0.
-pub(super) fn exponentials(row: &mut [f32], scale: f32, max: f32) -> f64 {
-    ARCH.dispatch(
-        #[inline(always)]
-        || {
-            let mut sum = 0.0f64;
-            for part in row.chunks_mut(CHUNK) {
-                let mut lanes = [0.0f32; LANES];
-                let mut chunks = part.chunks_exact_mut(LANES);
-                for chunk in &mut chunks {
-                    for (lane, value) in lanes.iter_mut().zip(chunk) {
-                        *value = exp(scale * (*value - max));
-                        *lane += *value;
-                    }
-                }
-                for (lane, value) in lanes.iter_mut().zip(chunks.into_remainder()) {
+vectorized! {
+    /// The largest value; −∞ for an empty row. NaN is passed over: it shows in the sum.
+    fn max as Max(row: &'a [f32]) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let chunks = row.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for (lane, &value) in lanes.iter_mut().zip(chunk) {
+                *lane = if value > *lane { value } else { *lane };
+            }
+        }
+        let mut max = f32::NEG_INFINITY;
+        for &value in lanes.iter().chain(rest) {
+            max = if value > max { value } else { max };
+        }
+        max
+    }
+
+    /// Replaces every S by exp(s·(S − max)) and returns the sum. `max` must be finite; −∞ gives 0.
+    fn exponentials as Exponentials(row: &'a mut [f32], scale: f32, max: f32) -> f64 {
+        let mut sum = 0.0f64;
+        for part in row.chunks_mut(CHUNK) {
+            let mut lanes = [0.0f32; LANES];
+            let mut chunks = part.chunks_exact_mut(LANES);
+            for chunk in &mut chunks {
+                for (lane, value) in lanes.iter_mut().zip(chunk) {
                     *value = exp(scale * (*value - max));
                     *lane += *value;
                 }
-                sum += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
             }
-            sum
-        },
-    )
-}
-
-/// Multiplies every value.
-pub(super) fn multiply(row: &mut [f32], factor: f32) {
-    ARCH.dispatch(
-        #[inline(always)]
-        || row.iter_mut().for_each(|value| *value *= factor),
-    );
-}
-
-/// Σ a·b in `f64`.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
-    ARCH.dispatch(
-        #[inline(always)]
-        || {
-            let mut lanes = [0.0f64; LANES];
-            for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-                for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
-                    *lane += f64::from(a) * f64::from(b);
-                }
+            for (lane, value) in lanes.iter_mut().zip(chunks.into_remainder()) {
+                *value = exp(scale * (*value - max));
+                *lane += *value;
             }
-            lanes.iter().sum()
-        },
-    )
-}
+            for lane in lanes {
+                sum += f64::from(lane);
+            }
+        }
+        sum
+    }
 
-/// a += factor·b.
-pub(super) fn add_scaled(a: &mut [f32], factor: f32, b: &[f32]) {
-    ARCH.dispatch(
-        #[inline(always)]
-        || a.iter_mut().zip(b).for_each(|(a, &b)| *a = factor.mul_add(b, *a)),
-    );
+    /// Multiplies every value.
+    fn multiply as Multiply(row: &'a mut [f32], factor: f32) -> () {
+        for value in row {
+            *value *= factor;
+        }
+    }
+
+    /// Σ a·b in `f64`.
+    fn dot as Dot(a: &'a [f32], b: &'a [f32]) -> f64 {
+        let mut lanes = [0.0f64; LANES];
+        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+            for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+                *lane += f64::from(a) * f64::from(b);
+            }
+        }
+        let mut sum = 0.0;
+        for lane in lanes {
+            sum += lane;
+        }
+        sum
+    }
+
+    /// a += factor·b.
+    fn add_scaled as AddScaled(a: &'a mut [f32], factor: f32, b: &'a [f32]) -> () {
+        for (a, &b) in a.iter_mut().zip(b) {
+            *a = factor.mul_add(b, *a);
+        }
+    }
 }
 
 /// e^x for x ≤ 88 within 1.2 ulp; 0 below −87.3, where the result would be denormal; NaN stays.

@@ -12,7 +12,7 @@ use crate::ops::NORM_EPS;
 use crate::{DType, Element};
 
 /// n rows of d `f32`.
-pub(super) struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     data: Cow<'a, [f32]>,
     stride: usize,
     pub n: usize,
