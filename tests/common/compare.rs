@@ -37,7 +37,7 @@ use metric_kernels::{Reduction, Weighting};
 pub const U: f64 = 1.0 / (1u32 << 24) as f64;
 
 /// The smallest normal f32.
-const TINY: f64 = f32::MIN_POSITIVE as f64;
+pub const TINY: f64 = f32::MIN_POSITIVE as f64;
 
 /// What is right, and how far one may be from it. For upstream = 1.
 pub struct Expected {
