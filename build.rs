@@ -12,7 +12,8 @@
 //! documentation build on docs.rs does.
 //!
 //! Compiled images are kept in `$OUT_DIR` under a hash of everything they were made from: a changed
-//! kernel file costs the compilation of the programs that include it, and no other.
+//! kernel file costs the compilation of the programs that include it, and no other. Cargo gives every
+//! profile an `$OUT_DIR` of its own; what another one holds already is copied from there.
 
 #[path = "build/find.rs"]
 mod find;
@@ -125,6 +126,8 @@ fn compile(nvrtc: &Nvrtc, programs: &[Program], folder: &Path) -> Vec<Image> {
         }));
     }
 
+    let others = others(folder);
+
     // Every thread takes the next job; NVRTC compiles different programs concurrently.
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
@@ -140,7 +143,7 @@ fn compile(nvrtc: &Nvrtc, programs: &[Program], folder: &Path) -> Vec<Image> {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(job) = jobs.get(index) else { break };
-                    if let Err(log) = job.run(nvrtc, folder) {
+                    if let Err(log) = job.run(nvrtc, folder, &others) {
                         let mut failures = failures.lock().expect("no thread panics with it");
                         failures.push((index, log));
                     }
@@ -226,23 +229,43 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn run(&self, nvrtc: &Nvrtc, folder: &Path) -> Result<(), String> {
+    /// Brings the program's images into the folder. An error is NVRTC's log.
+    fn run(&self, nvrtc: &Nvrtc, folder: &Path, others: &[PathBuf]) -> Result<(), String> {
         // The log is written last: where it is, the images are whole.
-        let log = folder.join(format!("{}.log", self.stem));
-        if log.is_file() {
+        let [ptx, cubin, log] = ["ptx", "cubin", "log"].map(|kind| format!("{}.{kind}", self.stem));
+        if folder.join(&log).is_file() {
             return Ok(());
+        }
+        if let Some(other) = others.iter().find(|other| other.join(&log).is_file()) {
+            let mut files = [&ptx, &cubin, &log].into_iter();
+            if files.all(|file| fs::copy(other.join(file), folder.join(file)).is_ok()) {
+                return Ok(());
+            }
         }
         let Program { source, headers, .. } = self.program;
         let compiled =
             nvrtc.compile(&self.program.file(), source, headers, &format!("sm_{}", self.arch))?;
-        let write = |extension: &str, bytes: &[u8]| {
-            let file = folder.join(format!("{}.{extension}", self.stem));
-            fs::write(&file, bytes).map_err(|error| format!("{}: {error}", file.display()))
-        };
-        write("ptx", &compiled.ptx)?;
-        write("cubin", &compiled.cubin)?;
-        write("log", compiled.log.as_bytes())
+        for (file, bytes) in
+            [(ptx, &compiled.ptx[..]), (cubin, &compiled.cubin), (log, compiled.log.as_bytes())]
+        {
+            fs::write(folder.join(&file), bytes).map_err(|error| format!("{file}: {error}"))?;
+        }
+        Ok(())
     }
+}
+
+/// The image folders of this package's other builds in the same target folder, to be read only:
+/// `<target>/<profile>/build/<package>-<hash>/out/images`. Where cargo lays them out otherwise, none.
+fn others(own: &Path) -> Vec<PathBuf> {
+    let Some(target) = own.ancestors().nth(5) else { return Vec::new() };
+    let prefix = format!("{}-", env::var("CARGO_PKG_NAME").unwrap_or_default());
+    let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
+    entries(target.to_path_buf())
+        .flat_map(|profile| entries(profile.path().join("build")))
+        .filter(|build| build.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|build| build.path().join("out").join("images"))
+        .filter(|images| images != own && images.is_dir())
+        .collect()
 }
 
 /// A hash of everything that an image is made from: 128 bits of FNV-1a, enough for a cache among
