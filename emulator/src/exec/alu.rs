@@ -2,7 +2,7 @@
 
 use super::convert;
 use super::float::{self, MinMax, Round, canon, flush, from_bf16, from_f16, saturate, to_bf16, to_f16};
-use super::regs::{Alu, AluFn, Cell, IMM, LANES, Regs, SRC, Slots, op, version};
+use super::regs::{Alu, AluFn, Cell, IMM, LANES, Regs, SRC, Slots, hot, lanes, op, plain, twice};
 use crate::ptx::parser::Type;
 use crate::report::Class;
 use std::cell::Cell as Counter;
@@ -558,10 +558,10 @@ fn float_arithmetic(opcode: &str, mods: &Mods) -> Choice {
             return None;
         }
         let alu = match (opcode, round) {
-            ("add", Round::Near) => op!(|a: f64, b: f64; _i| -> f64 { a + b }),
-            ("sub", Round::Near) => op!(|a: f64, b: f64; _i| -> f64 { a - b }),
-            ("mul", Round::Near) => op!(|a: f64, b: f64; _i| -> f64 { a * b }),
-            ("fma" | "mad", Round::Near) => op!(|a: f64, b: f64, c: f64; _i| -> f64 { a.mul_add(b, c) }),
+            ("add", Round::Near) => hot!(|a: f64, b: f64; _i| -> f64 { a + b }),
+            ("sub", Round::Near) => hot!(|a: f64, b: f64; _i| -> f64 { a - b }),
+            ("mul", Round::Near) => hot!(|a: f64, b: f64; _i| -> f64 { a * b }),
+            ("fma" | "mad", Round::Near) => hot!(|a: f64, b: f64, c: f64; _i| -> f64 { a.mul_add(b, c) }),
             ("add", _) => op!(|a: f64, b: f64; i| -> f64 { add64(a, b, round_of(i)) }),
             ("sub", _) => op!(|a: f64, b: f64; i| -> f64 { add64(a, -b, round_of(i)) }),
             ("mul", _) => op!(|a: f64, b: f64; i| -> f64 { super::wide::fma64(a, b, None, round_of(i)) }),
@@ -572,15 +572,15 @@ fn float_arithmetic(opcode: &str, mods: &Mods) -> Choice {
     }
     let plain = round == Round::Near && !sat;
     let alu = match (opcode, plain, ftz) {
-        ("add", true, false) => op!(|a: f32, b: f32; _i| -> f32 { canon(a + b) }),
-        ("sub", true, false) => op!(|a: f32, b: f32; _i| -> f32 { canon(a - b) }),
-        ("mul", true, false) => op!(|a: f32, b: f32; _i| -> f32 { canon(a * b) }),
-        ("fma" | "mad", true, false) => op!(|a: f32, b: f32, c: f32; _i| -> f32 { canon(a.mul_add(b, c)) }),
-        ("add", true, true) => op!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) + flush(b))) }),
-        ("sub", true, true) => op!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) - flush(b))) }),
-        ("mul", true, true) => op!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) * flush(b))) }),
+        ("add", true, false) => hot!(|a: f32, b: f32; _i| -> f32 { canon(a + b) }),
+        ("sub", true, false) => hot!(|a: f32, b: f32; _i| -> f32 { canon(a - b) }),
+        ("mul", true, false) => hot!(|a: f32, b: f32; _i| -> f32 { canon(a * b) }),
+        ("fma" | "mad", true, false) => hot!(|a: f32, b: f32, c: f32; _i| -> f32 { canon(a.mul_add(b, c)) }),
+        ("add", true, true) => hot!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) + flush(b))) }),
+        ("sub", true, true) => hot!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) - flush(b))) }),
+        ("mul", true, true) => hot!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) * flush(b))) }),
         ("fma" | "mad", true, true) => {
-            op!(|a: f32, b: f32, c: f32; _i| -> f32 { canon(flush(flush(a).mul_add(flush(b), flush(c)))) })
+            hot!(|a: f32, b: f32, c: f32; _i| -> f32 { canon(flush(flush(a).mul_add(flush(b), flush(c)))) })
         }
         ("add", ..) => op!(|a: f32, b: f32; i| -> f32 { sum(input(a, i) as f64, input(b, i) as f64, i) }),
         ("sub", ..) => op!(|a: f32, b: f32; i| -> f32 { sum(input(a, i) as f64, -input(b, i) as f64, i) }),
@@ -699,7 +699,7 @@ fn minimum(max: bool, mods: &Mods, operands: usize) -> Choice {
         Type::F32 if operands == 4 => {
             float(op!(|a: f32, b: f32, c: f32; i| -> f32 { f32_min_max(f32_min_max(a, b, i), c, i) }), Class::F32)
         }
-        Type::F32 => float(op!(|a: f32, b: f32; i| -> f32 { f32_min_max(a, b, i) }), Class::F32),
+        Type::F32 => float(hot!(|a: f32, b: f32; i| -> f32 { f32_min_max(a, b, i) }), Class::F32),
         Type::F64 => float(
             op!(|a: f64, b: f64; i| -> f64 { float::min_max(a, b, how(i)).unwrap_or(f64::NAN) }),
             Class::F64,

@@ -2,7 +2,7 @@
 
 use super::alu::Mods;
 use super::float::{self, Format, Round, canon, flush, from_bf16, from_f16, pack, round_to, to_bf16, to_f16};
-use super::regs::{Alu, AluFn, Cell, IMM, LANES, Regs, SRC, Slots, op, version};
+use super::regs::{Alu, AluFn, Cell, IMM, LANES, Regs, SRC, Slots, hot, lanes, op, plain, twice};
 use crate::ptx::parser::Type;
 
 const TYPES: [Type; 15] = [
@@ -64,18 +64,18 @@ pub(crate) fn select(mods: &Mods, operands: usize) -> Option<(Alu, u32)> {
     let plain = !ftz && !sat && !relu && !finite;
     let nearest = plain && round == Some(0);
     let alu = match (to, from) {
-        (Type::U64, Type::U32) if plain => op!(|a: u32; _i| -> u64 { a as u64 }),
-        (Type::S64, Type::S32) if plain => op!(|a: i32; _i| -> i64 { a as i64 }),
-        (Type::U32 | Type::S32, Type::U64 | Type::S64) if plain => op!(|a: u64; _i| -> u32 { a as u32 }),
-        (Type::U32 | Type::S32, Type::U16) if plain => op!(|a: u16; _i| -> u32 { a as u32 }),
-        (Type::U16 | Type::S16, Type::U32 | Type::S32) if plain => op!(|a: u32; _i| -> u16 { a as u16 }),
-        (Type::F32, Type::S32) if nearest => op!(|a: i32; _i| -> f32 { a as f32 }),
-        (Type::F32, Type::U32) if nearest => op!(|a: u32; _i| -> f32 { a as f32 }),
-        (Type::F32, Type::F16) if plain => op!(|a: u16; _i| -> f32 { canon(from_f16(a)) }),
-        (Type::F32, Type::Bf16) if plain => op!(|a: u16; _i| -> f32 { canon(from_bf16(a)) }),
-        (Type::F16, Type::F32) if nearest => op!(|a: f32; _i| -> u16 { to_f16(a) }),
-        (Type::Bf16, Type::F32) if nearest => op!(|a: f32; _i| -> u16 { to_bf16(a) }),
-        (Type::F64, Type::F32) if plain => op!(|a: f32; _i| -> f64 { canon64(a as f64) }),
+        (Type::U64, Type::U32) if plain => hot!(|a: u32; _i| -> u64 { a as u64 }),
+        (Type::S64, Type::S32) if plain => hot!(|a: i32; _i| -> i64 { a as i64 }),
+        (Type::U32 | Type::S32, Type::U64 | Type::S64) if plain => hot!(|a: u64; _i| -> u32 { a as u32 }),
+        (Type::U32 | Type::S32, Type::U16) if plain => hot!(|a: u16; _i| -> u32 { a as u32 }),
+        (Type::U16 | Type::S16, Type::U32 | Type::S32) if plain => hot!(|a: u32; _i| -> u16 { a as u16 }),
+        (Type::F32, Type::S32) if nearest => hot!(|a: i32; _i| -> f32 { a as f32 }),
+        (Type::F32, Type::U32) if nearest => hot!(|a: u32; _i| -> f32 { a as f32 }),
+        (Type::F32, Type::F16) if plain => hot!(|a: u16; _i| -> f32 { canon(from_f16(a)) }),
+        (Type::F32, Type::Bf16) if plain => hot!(|a: u16; _i| -> f32 { canon(from_bf16(a)) }),
+        (Type::F16, Type::F32) if nearest => hot!(|a: f32; _i| -> u16 { to_f16(a) }),
+        (Type::Bf16, Type::F32) if nearest => hot!(|a: f32; _i| -> u16 { to_bf16(a) }),
+        (Type::F64, Type::F32) if plain => hot!(|a: f32; _i| -> f64 { canon64(a as f64) }),
         _ => match (to.size() == 8, from.size() == 8) {
             (false, false) => op!(|a: u32; i| -> u32 { scalar(a as u64, i) as u32 }),
             (false, true) => op!(|a: u64; i| -> u32 { scalar(a, i) as u32 }),

@@ -141,27 +141,45 @@ pub(crate) fn fast_cpu() -> bool {
     }
 }
 
-/// The function, compiled twice: for any machine, and for those with AVX2 and FMA.
-macro_rules! version {
+/// The function as it is.
+macro_rules! plain {
     ($body:ident) => {{
         unsafe fn plain(r: &mut Regs, x: &Slots, m: u32) {
             $body(r, x, m)
         }
+        plain as AluFn
+    }};
+}
+
+/// The function, compiled twice: for any machine, and for those with AVX2 and FMA. For the operations that kernels
+/// spend their time in; the others would only take longer to compile.
+macro_rules! twice {
+    ($body:ident) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,bmi2")]
         unsafe fn fast(r: &mut Regs, x: &Slots, m: u32) {
             $body(r, x, m)
         }
+        #[cfg(target_arch = "x86_64")]
+        let f = if $crate::exec::regs::fast_cpu() { fast as AluFn } else { plain!($body) };
         #[cfg(not(target_arch = "x86_64"))]
-        use plain as fast;
-        if $crate::exec::regs::fast_cpu() { fast as AluFn } else { plain as AluFn }
+        let f = plain!($body);
+        f
     }};
 }
 
 /// `op!(|a: f32, b: f32; imm| -> f32 { a + b })`: an [`Alu`] that computes the expression lane by lane.
-/// With `-> (A, B)` it has two results.
+/// With `-> (A, B)` it has two results. `hot!` takes the same and compiles it twice.
 macro_rules! op {
-    (|$($n:ident : $t:ty),* ; $imm:ident| -> ($d:ty, $e:ty) $body:expr) => {{
+    ($($rest:tt)*) => { lanes!(plain $($rest)*) };
+}
+
+macro_rules! hot {
+    ($($rest:tt)*) => { lanes!(twice $($rest)*) };
+}
+
+macro_rules! lanes {
+    ($version:ident |$($n:ident : $t:ty),* ; $imm:ident| -> ($d:ty, $e:ty) $body:expr) => {{
         #[inline(always)]
         #[allow(unused_assignments, unused_variables)]
         fn body(r: &mut Regs, x: &Slots, m: u32) {
@@ -178,12 +196,12 @@ macro_rules! op {
             <$e as Cell>::write(r, x[1], &second, m);
         }
         Alu {
-            f: version!(body),
+            f: $version!(body),
             dst: &[<$d as Cell>::OPERAND, <$e as Cell>::OPERAND],
             src: &[$(<$t as Cell>::OPERAND),*],
         }
     }};
-    (|$($n:ident : $t:ty),* ; $imm:ident| -> $d:ty $body:block) => {{
+    ($version:ident |$($n:ident : $t:ty),* ; $imm:ident| -> $d:ty $body:block) => {{
         #[inline(always)]
         #[allow(unused_assignments, unused_variables)]
         fn body(r: &mut Regs, x: &Slots, m: u32) {
@@ -197,8 +215,8 @@ macro_rules! op {
             }
             <$d as Cell>::write(r, x[0], &out, m);
         }
-        Alu { f: version!(body), dst: &[<$d as Cell>::OPERAND], src: &[$(<$t as Cell>::OPERAND),*] }
+        Alu { f: $version!(body), dst: &[<$d as Cell>::OPERAND], src: &[$(<$t as Cell>::OPERAND),*] }
     }};
 }
 
-pub(crate) use {op, version};
+pub(crate) use {hot, lanes, op, plain, twice};

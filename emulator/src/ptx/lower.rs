@@ -7,7 +7,7 @@ use super::parser::{self, Inst, Operand, Space as PtxSpace, Stmt, Type, Variable
 use crate::exec::alu::{self, Mods};
 use crate::exec::matrix;
 use crate::exec::program::*;
-use crate::exec::regs::{self, Alu, AluFn, Cell, IMM, LANES, NEGATED, Regs, SRC, Slots, op, version};
+use crate::exec::regs::{self, Alu, AluFn, Cell, IMM, LANES, NEGATED, Regs, SRC, Slots, lanes, op, plain};
 use crate::report::Class;
 
 /// What a name stands for inside a function.
@@ -38,7 +38,6 @@ enum RegClass {
 pub(super) struct Globals {
     /// Addresses of global and constant variables.
     pub addresses: HashMap<String, u64>,
-    pub constants: HashMap<String, bool>,
     pub shared: HashMap<String, u32>,
     pub functions: HashMap<String, u32>,
     pub builtins: HashMap<String, Builtin>,
@@ -64,13 +63,11 @@ pub(super) fn function(
         labels: Vec::new(),
         fixes: Vec::new(),
         constants: HashMap::new(),
-        specials: HashMap::new(),
         predicates: [NONE; 2],
         carry: NONE,
         guard: NONE,
         line: tree.line,
         text: String::new(),
-        is_kernel,
         indexed: Vec::new(),
     };
     f.out.entry = f.program.code.len() as u32;
@@ -130,14 +127,12 @@ struct Lower<'a> {
     fixes: Vec<(usize, u32)>,
     indexed: Vec<(usize, u32, Vec<u32>)>,
     constants: HashMap<(bool, Initial), u32>,
-    specials: HashMap<Special, u32>,
     /// Rows of the constant predicates.
     predicates: [u32; 2],
     carry: u32,
     guard: u32,
     line: u32,
     text: String,
-    is_kernel: bool,
 }
 
 /// The predicate operands `%p|%q`, either of which may be missing.

@@ -885,7 +885,7 @@ mod tests {
         assert_eq!(f.signature.params[1].size, 8);
         let body = f.body.as_ref().unwrap();
         assert_eq!(body.len(), 8);
-        assert!(matches!(&body[4], Stmt::Inst(i) if i.guard == Some(("%p1".into(), true)) && i.line == 7));
+        assert!(matches!(&body[4], Stmt::Inst(i) if i.guard == Some(("%p1".into(), true)) && i.line == 6));
     }
 
     #[test]
