@@ -314,6 +314,28 @@ impl<D: Device> Clone for Scalar<'_, D> {
 
 impl<D: Device> Copy for Scalar<'_, D> {}
 
+impl<D: Device> Scalar<'_, D> {
+    /// A device scalar must have its element.
+    pub(crate) fn check(self, argument: &'static str) -> Result<()> {
+        match self {
+            Self::Device(view) if D::len(view) == 0 => {
+                Err(Error::argument(argument, "an empty buffer", "one element"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A scale that the host knows must be one.
+    pub(crate) fn check_scale(self) -> Result<()> {
+        match self {
+            Self::Value(value) if !(value > 0.0 && value.is_finite()) => {
+                Err(Error::argument("scale", value.to_string(), "a finite number above 0"))
+            }
+            _ => self.check("scale"),
+        }
+    }
+}
+
 impl<D: Device> std::fmt::Debug for Scalar<'_, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

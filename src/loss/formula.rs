@@ -141,17 +141,28 @@ pub(crate) fn log_add_exp(a: f64, b: f64) -> f64 {
     high + (low - high).exp().ln_1p()
 }
 
-/// Gradient coefficients of one anchor, before [`divisor`]: a negative weighs
-/// exp(s·(S − M) + negative), a positive −exp(ln δ + positive).
+/// Gradient coefficients of one anchor, before [`gradient_divisor`]: a negative weighs
+/// exp(s·(S − M) + negative), a positive −exp((ln δ − share_of) + positive). The difference comes
+/// first: where all positives are easy, both its sides are huge.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Coefficients {
     pub negative: f64,
     pub positive: f64,
+    pub share_of: f64,
 }
 
 impl Coefficients {
     /// Neither side has a gradient.
-    const NONE: Self = Self { negative: f64::NEG_INFINITY, positive: f64::NEG_INFINITY };
+    const NONE: Self =
+        Self { negative: f64::NEG_INFINITY, positive: f64::NEG_INFINITY, share_of: 0.0 };
+
+    /// The weight of a positive of margin u = l − s·S.
+    pub fn positive_weight(&self, margin: f64) -> f64 {
+        if self.positive == f64::NEG_INFINITY {
+            return 0.0;
+        }
+        -((log_sigmoid(margin) - self.share_of) + self.positive).exp()
+    }
 }
 
 /// The coefficients of an anchor whose negatives are `group` and whose group's positives weigh
@@ -169,11 +180,12 @@ pub(crate) fn coefficients(
     let log_sum = group.sum.ln();
     match weighting {
         Weighting::Analytic => {
-            Coefficients { negative: scale.ln() + log_weight - log_sum, positive: scale.ln() }
+            let positive = scale.ln();
+            Coefficients { negative: positive + log_weight - log_sum, positive, share_of: 0.0 }
         }
         Weighting::AnchorNormalized => {
             let half = -std::f64::consts::LN_2;
-            Coefficients { negative: half - log_sum, positive: half - log_weight }
+            Coefficients { negative: half - log_sum, positive: half, share_of: log_weight }
         }
     }
 }

@@ -251,7 +251,7 @@ pub trait Loss: Sized {
     ) -> Result<()> {
         check_outputs(&forward.problem, &out)?;
         let upstream = upstream.into();
-        check_device_scalar("upstream", upstream)?;
+        upstream.check("upstream")?;
         engine.backward(&forward.problem, &forward.statistics, upstream, out)
     }
 
@@ -368,12 +368,7 @@ pub(crate) fn problem<'a, D: Device, T: 'static>(
         length("ids", cols, m, "per row of y")?;
     }
     let scale = scale.unwrap_or(Scalar::Value(family.scale));
-    if let Scalar::Value(value) = scale
-        && !(value > 0.0 && value.is_finite())
-    {
-        return Err(Error::argument("scale", value.to_string(), "a finite number above 0"));
-    }
-    check_device_scalar("scale", scale)?;
+    scale.check_scale()?;
     if family.weighting == Weighting::AnchorNormalized && family.scope == Scope::Matrix {
         return Err(Error::argument(
             "weighting",
@@ -392,15 +387,6 @@ pub(crate) fn problem<'a, D: Device, T: 'static>(
         reduction: family.reduction,
         normalize: family.normalize,
     })
-}
-
-fn check_device_scalar<D: Device>(argument: &'static str, scalar: Scalar<'_, D>) -> Result<()> {
-    match scalar {
-        Scalar::Device(view) if D::len(view) == 0 => {
-            Err(Error::argument(argument, "an empty buffer", "one element"))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn check_outputs<D: Device, T: 'static>(

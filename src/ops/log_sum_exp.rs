@@ -1,7 +1,7 @@
 //! Room: primitives. Log-sum-exp of the similarity matrix, which is never held.
 
 use super::check_dimension;
-use crate::{Element, Engine, Error, Matrix, Result, Scalar, Scope};
+use crate::{Element, Engine, Matrix, Result, Scalar, Scope};
 
 /// log Σ exp(s·S_ij) with S = X·Yᵀ, every pair counted: over each row (n results) or over the whole
 /// matrix (one result). Asynchronous on CUDA.
@@ -17,10 +17,6 @@ pub fn log_sum_exp<'s, E: Engine, T: Element>(
 ) -> Result<E::Buffer> {
     check_dimension(x, y)?;
     let scale = scale.into();
-    if let Scalar::Value(value) = scale
-        && !(value > 0.0 && value.is_finite())
-    {
-        return Err(Error::argument("scale", value.to_string(), "a finite number above 0"));
-    }
+    scale.check_scale()?;
     engine.log_sum_exp(x, y, scale, scope)
 }

@@ -305,10 +305,8 @@ impl CpuEngine {
             }
             (s * (f64::from(max) - f64::from(group.max)) + coefficients.negative).exp() as f32
         };
-        let positive = |i: usize| {
-            let margin = group.margin(rows[i].1, s);
-            -(formula::log_sigmoid(margin) + coefficients.positive).exp() as f32
-        };
+        let positive =
+            |i: usize| coefficients.positive_weight(group.margin(rows[i].1, s)) as f32;
 
         let (x, y) = (&prepared.x, prepared.y());
         let d = x.d;
@@ -338,6 +336,12 @@ impl CpuEngine {
         growing.finish(prepared, 1.0 / divisor(problem, &totals));
         loss(problem, &totals)
     }
+}
+
+/// That an explicit index is in range and that some pair is positive, for any engine that has
+/// brought them to the host.
+pub(in crate::engine) fn check_positives<T: 'static>(problem: &Problem<'_, Host, T>) -> Result<()> {
+    Pairs::new(problem).map(|_| ())
 }
 
 fn merge(groups: impl Iterator<Item = Group>, scale: f32) -> Group {
@@ -372,7 +376,7 @@ impl Engine for CpuEngine {
     }
 
     fn check<T: Element>(&mut self, problem: &Problem<'_, Host, T>) -> Result<()> {
-        Pairs::new(problem).map(|_| ())
+        check_positives(problem)
     }
 
     fn forward<T: Element>(

@@ -48,8 +48,8 @@ fn weigh(
 ) {
     row::multiply(row, coefficients.negative.exp() as f32);
     for &(j, similarity) in positives {
-        let log_share = formula::log_sigmoid(group.margin(similarity, f64::from(scale)));
-        row[j as usize] = -(log_share + coefficients.positive).exp() as f32;
+        let margin = group.margin(similarity, f64::from(scale));
+        row[j as usize] = coefficients.positive_weight(margin) as f32;
     }
 }
 
