@@ -213,9 +213,9 @@ __device__ __forceinline__ double margin(float similarity, float maximum, double
     return s * (static_cast<double>(maximum) - similarity) + log(sum);
 }
 
-// The terms of rows that have one positive, or none; an index beyond the last column makes the loss
-// NaN. positive: n similarities, read where there is one. groups: n with stride 1, one with stride
-// 0. Grid: ceil(n / 256).
+// The terms of rows that have one positive, or none; an explicit index that cannot be one (beyond
+// the last column, or a self-pair) makes the loss NaN. positive: n similarities, read where there
+// is a positive. maximum, sum: n with stride 1, one with stride 0. Grid: ceil(n / 256).
 extern "C" __global__ void __launch_bounds__(THREADS)
     index_terms(Pairs pairs, const float* positive, const float* maximum, const float* sum,
                 int group_stride, const float* scale, Terms* terms) {
@@ -228,7 +228,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const double u =
             margin(similarity, maximum[row * group_stride], sum[row * group_stride], *scale);
         found = Terms{similarity, 1.0f, static_cast<float>(softplus(u)), 1};
-    } else if (pairs.index && column != NO_POSITIVE) {
+    } else if (pairs.index && pairs.index[row] != NO_POSITIVE) {
         found.loss = __uint_as_float(0x7fc00000u);
     }
     terms[row] = found;

@@ -1,108 +1,685 @@
-//! Room: engines, CUDA.
+//! Room: engines, CUDA. Problems on device buffers: checked here, planned and launched by the
+//! modules below.
+//!
+//! Everything is ordered on the engine's stream; nothing waits for the device except
+//! [`Engine::read`] and [`Engine::check`]. Results are bitwise reproducible.
+//!
+//! # Memory
+//! Scratch memory is one slab per engine, as large as the largest call so far; results and
+//! statistics come from pools and go back when dropped. From the second step of a size on nothing is
+//! allocated. [`CudaEngine::with_workspace_bound`] limits the scratch memory.
+//!
+//! # CUDA graphs
+//! A step can be captured once a step of the same size has run. cudarc orders streams by events of
+//! its own, which a capture refuses when they were recorded before it: call
+//! `CudaContext::disable_event_tracking` before allocating the buffers of such a step. Keep the
+//! engine and the step's results as long as the graph.
 
-use crate::engine::{Engine, GradientsMut, Problem, sealed};
-use crate::matrix::{Cuda, Matrix, MatrixMut, Scalar};
-use crate::{Element, Result, Scope};
+mod images;
+mod kernels;
+mod launch;
+mod passes;
+mod probe;
+mod workspace;
 
-/// The kernels, loaded into one CUDA context.
-pub struct Kernels {}
-/// Result memory.
-pub struct Buffer(cudarc::driver::CudaSlice<f32>);
-impl crate::Storage for Buffer {
-    type Device = Cuda;
-    type Element = f32;
-    fn view(&self) -> &dyn cudarc::driver::DevicePtr<f32> {
-        &self.0
-    }
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop, sys,
+};
+
+use crate::engine::{Engine, GradientsMut, Ids, Positives, Problem, sealed};
+use crate::loss::formula::Scope;
+use crate::matrix::{Cuda, Host, Matrix, MatrixMut, Scalar};
+use crate::ops::NORM_EPS;
+use crate::{Element, Error, Result};
+use launch::{Address, Launcher, Operand, Output, Pairs};
+use passes::{Gradients, Input, Pass, Planner, Saved, Shape, Wanted};
+use workspace::{Pool, Slab};
+
+pub use kernels::Kernels;
+pub use launch::Tile;
+pub use probe::{available, device_count};
+pub use workspace::Buffer;
+
+/// Performs losses and primitives on a CUDA device, in the order of one stream.
+#[derive(Debug)]
+pub struct CudaEngine {
+    kernels: Kernels,
+    stream: Arc<CudaStream>,
+    /// Memory that users see; streams are ordered by cudarc's events.
+    results: Arc<Pool>,
+    /// Memory that nobody but this engine sees.
+    private: Arc<Pool>,
+    slab: Slab,
+    bound: usize,
+    tile: Option<Tile>,
 }
-impl crate::StorageMut for Buffer {
-    fn view_mut(&mut self) -> &mut dyn cudarc::driver::DevicePtrMut<f32> {
-        &mut self.0
-    }
-}
 
-/// The CUDA engine.
-#[derive(Default)]
-pub struct CudaEngine {}
+/// What a backward pass needs of a forward pass: seven numbers a row at most.
+#[derive(Debug)]
+pub struct Statistics {
+    memory: Buffer,
+    places: Saved,
+    shape: Shape,
+}
 
 impl CudaEngine {
-    /// A new engine.
-    pub fn new() -> Self {
-        Self::default()
+    /// An engine on this stream, which must be of the context that the kernels are loaded into.
+    ///
+    /// # Errors
+    /// If the stream belongs to another context.
+    pub fn new(kernels: &Kernels, stream: Arc<CudaStream>) -> Result<Self> {
+        if stream.context() != kernels.context() {
+            return Err(Error::argument(
+                "stream",
+                "a stream of another context",
+                "one of the context that the kernels are loaded into",
+            ));
+        }
+        Ok(Self {
+            kernels: kernels.clone(),
+            results: Pool::new(stream.clone()),
+            private: Pool::new(stream.clone()),
+            stream,
+            slab: Slab::default(),
+            bound: usize::MAX,
+            tile: None,
+        })
+    }
+
+    /// An engine on the default stream of a device, for those who have no context yet: looks for
+    /// the driver, retains the device's primary context and loads the kernels.
+    ///
+    /// # Errors
+    /// [`Error::CudaUnavailable`] without driver, device or kernels for it; see
+    /// [`available`] and [`Kernels::load`].
+    pub fn open(ordinal: usize) -> Result<Self> {
+        let devices = device_count()?;
+        if ordinal >= devices {
+            return Err(Error::argument(
+                "ordinal",
+                ordinal.to_string(),
+                format!("a device below {devices}"),
+            ));
+        }
+        let context = CudaContext::new(ordinal)?;
+        Self::new(&Kernels::load(&context)?, context.default_stream())
+    }
+
+    /// Limits the scratch memory of a call, in bytes; calls make do with less where they can, and
+    /// fail before anything is launched where they cannot. Statistics (28 bytes a row) and results
+    /// do not count.
+    #[must_use]
+    pub fn with_workspace_bound(mut self, bytes: usize) -> Self {
+        self.bound = bytes;
+        self
+    }
+
+    /// The limit set by [`with_workspace_bound`](Self::with_workspace_bound).
+    pub fn workspace_bound(&self) -> Option<usize> {
+        (self.bound != usize::MAX).then_some(self.bound)
+    }
+
+    /// Bytes of scratch memory held now.
+    pub fn workspace_bytes(&self) -> usize {
+        self.slab.bytes()
+    }
+
+    /// The smallest bound under which every call of the crate works for anchors n×d and candidates
+    /// m×d, whatever the loss and its options. More makes gradients faster, up to about 128 MiB
+    /// above it.
+    ///
+    /// # Errors
+    /// If no address space could hold it.
+    pub fn workspace_needed(&self, n: usize, m: usize, d: usize) -> Result<usize> {
+        let everything = Shape {
+            n,
+            m,
+            d,
+            shared: false,
+            // An index takes memory where labels do not, and the reverse.
+            flags: launch::INDEXED | launch::LABELED | launch::IDS,
+            scope: Scope::Matrix,
+            normalize: true,
+        };
+        let wanted = Wanted { x: true, y: true, scale: true };
+        match (Planner { bound: 0, ..self.planner() }).plan(&everything, true, Some(wanted)) {
+            Ok(plan) => Ok(plan.bytes),
+            Err(Error::WorkspaceTooSmall { needed, .. }) if needed < usize::MAX => Ok(needed),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Uses one tile size whatever the shapes; for tests and measurements. By default the engine
+    /// chooses from the shapes and the device.
+    #[must_use]
+    pub fn with_tile(mut self, tile: Option<Tile>) -> Self {
+        self.tile = tile;
+        self
+    }
+
+    /// Gives all memory that is not in use back to the driver.
+    pub fn release_memory(&mut self) {
+        self.slab.release();
+        self.results.release();
+        self.private.release();
+    }
+
+    /// The stream that everything is ordered on.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    fn planner(&self) -> Planner {
+        Planner {
+            multiprocessors: self.kernels.table().multiprocessors,
+            tile: self.tile,
+            bound: self.bound,
+        }
+    }
+
+    /// Memory that is read or written must be of this context.
+    fn check_context<T>(
+        &self,
+        argument: &'static str,
+        view: &(impl DeviceSlice<T> + ?Sized),
+    ) -> Result<()> {
+        if view.stream().context() == self.stream.context() {
+            return Ok(());
+        }
+        Err(Error::argument(argument, "a buffer of another context", "one of the engine's context"))
+    }
+
+    fn check_scalar(&self, argument: &'static str, scalar: Scalar<'_, Cuda>) -> Result<()> {
+        match scalar {
+            Scalar::Value(_) => Ok(()),
+            Scalar::Device(view) if view.is_empty() => {
+                Err(Error::argument(argument, "an empty buffer", "one element"))
+            }
+            Scalar::Device(view) => self.check_context(argument, view),
+        }
+    }
+
+    fn check_matrix<T>(&self, argument: &'static str, matrix: &Matrix<'_, Cuda, T>) -> Result<()> {
+        check_size(argument, matrix.rows.max(matrix.cols))?;
+        self.check_context(argument, matrix.data)
+    }
+
+    fn check_output(
+        &self,
+        argument: &'static str,
+        out: &MatrixMut<'_, Cuda, f32>,
+        (rows, cols): (usize, usize),
+    ) -> Result<()> {
+        if (out.rows, out.cols) != (rows, cols) {
+            return Err(Error::argument(
+                argument,
+                format!("{} × {}", out.rows, out.cols),
+                format!("{rows} × {cols}"),
+            ));
+        }
+        self.check_context(argument, &*out.data)
+    }
+
+    /// Everything that the launches rely on: a [`Problem`] may be put together by hand.
+    fn check_problem<T: Element>(&self, problem: &Problem<'_, Cuda, T>) -> Result<()> {
+        let (x, y) = (problem.x, problem.candidates());
+        self.check_matrix("x", &x)?;
+        self.check_matrix("y", &y)?;
+        if x.cols != y.cols {
+            return Err(Error::argument(
+                "y",
+                format!("embeddings of dimension {}", y.cols),
+                format!("{}, the dimension of x", x.cols),
+            ));
+        }
+        let keys = |argument, view: &dyn DevicePtr<u32>, expected: usize| {
+            if view.len() != expected {
+                return Err(Error::argument(
+                    argument,
+                    format!("{} entries", view.len()),
+                    expected.to_string(),
+                ));
+            }
+            self.check_context(argument, view)
+        };
+        match problem.positives {
+            Positives::Diagonal if problem.shared() => {
+                return Err(Error::argument(
+                    "positives",
+                    "the diagonal of one shared set, where self-pairs are excluded",
+                    "labels, or an explicit index",
+                ));
+            }
+            Positives::Diagonal => {}
+            Positives::Labels { rows, cols } => {
+                keys("labels", rows, x.rows)?;
+                keys("labels", cols, y.rows)?;
+            }
+            Positives::Index(index) => keys("positives", index, x.rows)?,
+        }
+        if let Some(Ids { rows, cols }) = problem.ids {
+            keys("ids", rows, x.rows)?;
+            keys("ids", cols, y.rows)?;
+        }
+        self.check_scalar("scale", problem.scale)
+    }
+
+    fn check_gradients<T: Element>(
+        &self,
+        problem: &Problem<'_, Cuda, T>,
+        out: &GradientsMut<'_, Cuda>,
+    ) -> Result<()> {
+        let d = problem.x.cols;
+        if let Some(x) = &out.x {
+            self.check_output("gradient x", x, (problem.x.rows, d))?;
+        }
+        match (&out.y, problem.y) {
+            (Some(out), Some(y)) => self.check_output("gradient y", out, (y.rows, d))?,
+            (Some(_), None) => {
+                return Err(Error::argument(
+                    "gradient y",
+                    "a buffer",
+                    "None: in the shared case the gradient of x is the whole gradient",
+                ));
+            }
+            (None, _) => {}
+        }
+        if let Some(scale) = &out.scale {
+            if scale.is_empty() {
+                return Err(Error::argument("gradient scale", "an empty buffer", "one element"));
+            }
+            self.check_context("gradient scale", &**scale)?;
+        }
+        Ok(())
+    }
+
+    /// Runs forward, backward or both. Checked before; nothing is launched before memory is had.
+    fn run<T: Element>(
+        &mut self,
+        problem: &Problem<'_, Cuda, T>,
+        statistics: &Statistics,
+        mut loss: Option<&mut Buffer>,
+        backward: Option<(Scalar<'_, Cuda>, GradientsMut<'_, Cuda>)>,
+    ) -> Result<()> {
+        let shape = statistics.shape;
+        let wanted = backward.as_ref().map(|(_, out)| Wanted {
+            x: out.x.is_some(),
+            y: out.y.is_some(),
+            scale: out.scale.is_some(),
+        });
+        let plan = self.planner().plan(&shape, loss.is_some(), wanted)?;
+        let base = self.slab.reserve(&self.stream, plan.bytes)?;
+        let stream = self.stream.clone();
+        let mut guards = Guards::new(&stream);
+        let input = guards.input(problem, shape);
+        let loss = loss.as_deref_mut().map(|loss| guards.write(loss));
+        let backward = backward.map(|(upstream, out)| {
+            let upstream = guards.scalar(upstream);
+            (upstream, guards.gradients(out, problem))
+        });
+        let launch = Launcher { stream: &stream, table: self.kernels.table() };
+        let saved_base = statistics.memory.private_address();
+        let pass = Pass { launch, input, plan, base, saved: statistics.places, saved_base };
+        // SAFETY: the guards hold the caller's buffers, whose contexts and lengths were checked;
+        // scratch memory and statistics have the planned sizes and are used by this stream alone.
+        unsafe {
+            if let Some(loss) = loss {
+                pass.forward(loss)?;
+            }
+            if let Some((upstream, out)) = &backward {
+                pass.backward(*upstream, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn statistics<T: Element>(&self, problem: &Problem<'_, Cuda, T>) -> Result<Statistics> {
+        let shape = shape(problem);
+        let (places, bytes) = Saved::plan(&shape)?;
+        Ok(Statistics { memory: self.private.take(bytes.div_ceil(4))?, places, shape })
     }
 }
+
+fn check_size(argument: &'static str, side: usize) -> Result<()> {
+    // Kernels count rows, columns and depth in 32 bits, with room for a tile beyond.
+    if side > i32::MAX as usize {
+        return Err(Error::argument(
+            argument,
+            format!("a side of {side}"),
+            format!("at most {}", i32::MAX),
+        ));
+    }
+    Ok(())
+}
+
+fn shape<T: Element>(problem: &Problem<'_, Cuda, T>) -> Shape {
+    let mut flags = match problem.positives {
+        Positives::Diagonal | Positives::Index(_) => launch::INDEXED,
+        Positives::Labels { .. } => launch::LABELED,
+    };
+    if problem.shared() {
+        flags |= launch::SHARED;
+    }
+    if problem.ids.is_some() {
+        flags |= launch::IDS;
+    }
+    Shape {
+        n: problem.x.rows,
+        m: problem.candidates().rows,
+        d: problem.x.cols,
+        shared: problem.shared(),
+        flags,
+        scope: problem.scope,
+        normalize: problem.normalize,
+    }
+}
+
+/// The caller's buffers during one call: their addresses, and cudarc's guards, which order streams
+/// when they are dropped, after the launches.
+struct Guards<'a> {
+    stream: &'a CudaStream,
+    held: Vec<SyncOnDrop<'a>>,
+}
+
+impl<'a> Guards<'a> {
+    fn new(stream: &'a CudaStream) -> Self {
+        Self { stream, held: Vec::with_capacity(12) }
+    }
+
+    fn read<'v: 'a, T: 'v>(&mut self, view: &'v dyn DevicePtr<T>) -> Address {
+        let (address, guard) = view.device_ptr(self.stream);
+        self.held.push(guard);
+        address
+    }
+
+    fn write<'v: 'a>(&mut self, view: &'v mut dyn DevicePtrMut<f32>) -> Address {
+        let (address, guard) = view.device_ptr_mut(self.stream);
+        self.held.push(guard);
+        address
+    }
+
+    fn scalar<'v: 'a>(&mut self, scalar: Scalar<'v, Cuda>) -> (f32, Address) {
+        match scalar {
+            Scalar::Value(value) => (value, 0),
+            Scalar::Device(view) => (0.0, self.read(view)),
+        }
+    }
+
+    fn operand<'v: 'a, T: Element>(&mut self, matrix: Matrix<'v, Cuda, T>) -> Operand {
+        Operand::new(self.read(matrix.data), matrix.row_stride, T::DTYPE)
+    }
+
+    fn output<'v: 'a>(&mut self, out: MatrixMut<'v, Cuda, f32>) -> Output {
+        let MatrixMut { data, rows, cols, row_stride } = out;
+        Output::new(self.write(data), row_stride, rows, cols)
+    }
+
+    fn input<'v: 'a, T: Element>(
+        &mut self,
+        problem: &Problem<'v, Cuda, T>,
+        shape: Shape,
+    ) -> Input {
+        let x = self.operand(problem.x);
+        let y = problem.y.map_or(x, |y| self.operand(y));
+        let mut pairs = Pairs::new(shape.n, shape.m);
+        pairs.flags = shape.flags;
+        match problem.positives {
+            Positives::Diagonal => {}
+            Positives::Index(index) => pairs.index = self.read(index),
+            Positives::Labels { rows, cols } => {
+                (pairs.row_labels, pairs.column_labels) = (self.read(rows), self.read(cols));
+            }
+        }
+        if let Some(Ids { rows, cols }) = problem.ids {
+            (pairs.row_ids, pairs.column_ids) = (self.read(rows), self.read(cols));
+        }
+        let scale = self.scalar(problem.scale);
+        let (weighting, reduction) = (problem.weighting, problem.reduction);
+        Input { shape, x, y, pairs, scale, weighting, reduction }
+    }
+
+    fn gradients<'v: 'a, T: Element>(
+        &mut self,
+        out: GradientsMut<'v, Cuda>,
+        problem: &Problem<'_, Cuda, T>,
+    ) -> Gradients {
+        let none = Output::new(0, 0, 0, problem.x.cols);
+        Gradients {
+            x: out.x.map_or(none, |out| self.output(out)),
+            y: out.y.map_or(none, |out| self.output(out)),
+            scale: out.scale.map_or(0, |scale| self.write(scale)),
+        }
+    }
+}
+
+/// A view that can be handed to cudarc's generic functions.
+struct View<'a, T>(&'a dyn DevicePtr<T>);
+
+impl<T> DeviceSlice<T> for View<'_, T> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn stream(&self) -> &Arc<CudaStream> {
+        self.0.stream()
+    }
+}
+
+impl<T> DevicePtr<T> for View<'_, T> {
+    fn device_ptr<'a>(&'a self, stream: &'a CudaStream) -> (sys::CUdeviceptr, SyncOnDrop<'a>) {
+        self.0.device_ptr(stream)
+    }
+}
+
 impl sealed::Sealed for CudaEngine {}
-/// stats
-pub struct Statistics {}
+
 impl Engine for CudaEngine {
     type Device = Cuda;
     type Buffer = Buffer;
     type Statistics = Statistics;
+
     fn name(&self) -> String {
-        "cuda".into()
+        format!("cuda ({})", self.kernels.table().device)
     }
+
     fn buffer(&mut self, len: usize) -> Result<Buffer> {
-        let _ = len;
-        todo!()
+        self.results.take(len)
     }
-    fn read(&mut self, _buffer: &Buffer) -> Result<Vec<f32>> {
-        todo!()
+
+    fn read(&mut self, buffer: &Buffer) -> Result<Vec<f32>> {
+        self.check_context("buffer", buffer)?;
+        Ok(self.stream.clone_dtoh(buffer)?)
     }
-    fn check<T: Element>(&mut self, _problem: &Problem<'_, Cuda, T>) -> Result<()> {
-        todo!()
+
+    fn check<T: Element>(&mut self, problem: &Problem<'_, Cuda, T>) -> Result<()> {
+        self.check_problem(problem)?;
+        let fetch = |view| -> Result<Vec<u32>> { Ok(self.stream.clone_dtoh(&View(view))?) };
+        let (rows, cols) = match problem.positives {
+            Positives::Diagonal => return Ok(()),
+            Positives::Labels { rows, cols } => (fetch(rows)?, fetch(cols)?),
+            Positives::Index(index) => (fetch(index)?, Vec::new()),
+        };
+        self.stream.synchronize()?;
+        // The host's own check, on a problem with no embeddings in it: it reads none.
+        let matrix = |matrix: Matrix<'_, Cuda, T>| Matrix::<Host, T> {
+            data: &[],
+            rows: matrix.rows,
+            cols: matrix.cols,
+            row_stride: matrix.row_stride,
+        };
+        super::cpu::Pairs::new(&Problem {
+            x: matrix(problem.x),
+            y: problem.y.map(matrix),
+            positives: match problem.positives {
+                Positives::Labels { .. } => Positives::Labels { rows: &rows, cols: &cols },
+                _ => Positives::Index(rows.as_slice()),
+            },
+            ids: None,
+            scale: Scalar::Value(1.0),
+            scope: problem.scope,
+            weighting: problem.weighting,
+            reduction: problem.reduction,
+            normalize: problem.normalize,
+        })
+        .map(|_| ())
     }
+
     fn forward<T: Element>(
         &mut self,
-        _problem: &Problem<'_, Cuda, T>,
+        problem: &Problem<'_, Cuda, T>,
     ) -> Result<(Buffer, Statistics)> {
-        todo!()
+        self.check_problem(problem)?;
+        let statistics = self.statistics(problem)?;
+        let mut loss = self.buffer(1)?;
+        self.run(problem, &statistics, Some(&mut loss), None)?;
+        Ok((loss, statistics))
     }
+
     fn backward<T: Element>(
         &mut self,
-        _problem: &Problem<'_, Cuda, T>,
-        _statistics: &Statistics,
-        _upstream: Scalar<'_, Cuda>,
-        _out: GradientsMut<'_, Cuda>,
+        problem: &Problem<'_, Cuda, T>,
+        statistics: &Statistics,
+        upstream: Scalar<'_, Cuda>,
+        out: GradientsMut<'_, Cuda>,
     ) -> Result<()> {
-        todo!()
+        self.check_problem(problem)?;
+        self.check_scalar("upstream", upstream)?;
+        self.check_gradients(problem, &out)?;
+        if statistics.shape != shape(problem) || !statistics.memory.is_from(&self.private) {
+            return Err(Error::argument(
+                "statistics",
+                "those of another problem or another engine",
+                "those of a forward pass of this engine over the same problem",
+            ));
+        }
+        self.run(problem, statistics, None, Some((upstream, out)))
     }
+
     fn loss_and_gradients<T: Element>(
         &mut self,
-        _problem: &Problem<'_, Cuda, T>,
-        _out: GradientsMut<'_, Cuda>,
+        problem: &Problem<'_, Cuda, T>,
+        out: GradientsMut<'_, Cuda>,
     ) -> Result<Buffer> {
-        todo!()
+        self.check_problem(problem)?;
+        self.check_gradients(problem, &out)?;
+        let statistics = self.statistics(problem)?;
+        let mut loss = self.buffer(1)?;
+        self.run(problem, &statistics, Some(&mut loss), Some((Scalar::Value(1.0), out)))?;
+        Ok(loss)
     }
+
     fn similarity<T: Element>(
         &mut self,
-        _x: Matrix<'_, Cuda, T>,
-        _y: Matrix<'_, Cuda, T>,
-        _out: MatrixMut<'_, Cuda, f32>,
+        x: Matrix<'_, Cuda, T>,
+        y: Matrix<'_, Cuda, T>,
+        out: MatrixMut<'_, Cuda, f32>,
     ) -> Result<()> {
-        todo!()
+        self.check_pair(&x, &y)?;
+        self.check_output("out", &out, (x.rows, y.rows))?;
+        let stream = self.stream.clone();
+        let mut guards = Guards::new(&stream);
+        let (x, y, depth) = (guards.operand(x), guards.operand(y), x.cols);
+        let out = guards.output(out);
+        let launch = Launcher { stream: &stream, table: self.kernels.table() };
+        // SAFETY: the guards hold the buffers, whose contexts and shapes were checked.
+        unsafe { passes::similarity(&launch, &self.planner(), x, y, depth, out) }
     }
+
     fn log_sum_exp<T: Element>(
         &mut self,
-        _x: Matrix<'_, Cuda, T>,
-        _y: Matrix<'_, Cuda, T>,
-        _scale: Scalar<'_, Cuda>,
-        _scope: Scope,
+        x: Matrix<'_, Cuda, T>,
+        y: Matrix<'_, Cuda, T>,
+        scale: Scalar<'_, Cuda>,
+        scope: Scope,
     ) -> Result<Buffer> {
-        todo!()
+        self.check_pair(&x, &y)?;
+        self.check_scalar("scale", scale)?;
+        let shape = Shape {
+            n: x.rows,
+            m: y.rows,
+            d: x.cols,
+            shared: false,
+            flags: 0,
+            scope,
+            normalize: false,
+        };
+        let plan = self.planner().log_sum_exp(&shape)?;
+        let mut result = self.buffer(if scope == Scope::Row { x.rows } else { 1 })?;
+        let base = self.slab.reserve(&self.stream, plan.bytes)?;
+        let stream = self.stream.clone();
+        {
+            let mut guards = Guards::new(&stream);
+            let input = Input {
+                shape,
+                x: guards.operand(x),
+                y: guards.operand(y),
+                pairs: Pairs::new(shape.n, shape.m),
+                scale: guards.scalar(scale),
+                weighting: crate::Weighting::Analytic,
+                reduction: crate::Reduction::Sum,
+            };
+            let out = guards.write(&mut result);
+            let launch = Launcher { stream: &stream, table: self.kernels.table() };
+            // SAFETY: the guards hold the buffers, whose contexts and shapes were checked; scratch
+            // memory has the planned size.
+            unsafe { plan.run(&launch, &input, base, out) }?;
+        }
+        Ok(result)
     }
+
     fn normalize<T: Element>(
         &mut self,
-        _x: Matrix<'_, Cuda, T>,
-        _out: MatrixMut<'_, Cuda, f32>,
+        x: Matrix<'_, Cuda, T>,
+        out: MatrixMut<'_, Cuda, f32>,
     ) -> Result<()> {
-        todo!()
+        self.check_matrix("x", &x)?;
+        self.check_output("out", &out, (x.rows, x.cols))?;
+        let stream = self.stream.clone();
+        let mut guards = Guards::new(&stream);
+        let (x, out) = (guards.operand(x), guards.output(out));
+        let launch = Launcher { stream: &stream, table: self.kernels.table() };
+        // SAFETY: as in `similarity`.
+        unsafe { launch.normalize(x, NORM_EPS, out) }
     }
+
     fn normalize_backward<T: Element>(
         &mut self,
-        _x: Matrix<'_, Cuda, T>,
-        _g: Matrix<'_, Cuda, f32>,
-        _out: MatrixMut<'_, Cuda, f32>,
+        x: Matrix<'_, Cuda, T>,
+        gradient: Matrix<'_, Cuda, f32>,
+        out: MatrixMut<'_, Cuda, f32>,
     ) -> Result<()> {
-        todo!()
+        self.check_matrix("x", &x)?;
+        self.check_matrix("gradient", &gradient)?;
+        if (gradient.rows, gradient.cols) != (x.rows, x.cols) {
+            return Err(Error::argument(
+                "gradient",
+                format!("{} × {}", gradient.rows, gradient.cols),
+                format!("{} × {}", x.rows, x.cols),
+            ));
+        }
+        self.check_output("out", &out, (x.rows, x.cols))?;
+        let stream = self.stream.clone();
+        let mut guards = Guards::new(&stream);
+        let (x, g, out) = (guards.operand(x), guards.operand(gradient), guards.output(out));
+        let launch = Launcher { stream: &stream, table: self.kernels.table() };
+        // SAFETY: as in `similarity`.
+        unsafe { launch.normalize_backward(x, g, NORM_EPS, out) }
+    }
+}
+
+impl CudaEngine {
+    /// Two sets of embeddings of one dimension.
+    fn check_pair<T>(&self, x: &Matrix<'_, Cuda, T>, y: &Matrix<'_, Cuda, T>) -> Result<()> {
+        self.check_matrix("x", x)?;
+        self.check_matrix("y", y)?;
+        if x.cols == y.cols {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "y",
+            format!("embeddings of dimension {}", y.cols),
+            format!("{}, the dimension of x", x.cols),
+        ))
     }
 }

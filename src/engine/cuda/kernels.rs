@@ -1,0 +1,184 @@
+//! Room: engines, CUDA. The kernels of one context: a typed table, loaded once.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, sys::CUdevice_attribute};
+use cudarc::nvrtc::{CompileOptions, Ptx, compile_ptx_with_opts};
+
+use super::images::{self, ImageKind};
+use super::probe;
+use crate::{Error, Result};
+
+/// The kernels, loaded into one CUDA context. Load once, clone freely.
+#[derive(Clone)]
+pub struct Kernels(Arc<Table>);
+
+/// What is loaded, and what of the device decides about launches.
+pub(super) struct Table {
+    pub context: Arc<CudaContext>,
+    pub device: String,
+    pub multiprocessors: usize,
+    pub large: TileKernels,
+    pub small: TileKernels,
+    pub terms: CudaFunction,
+    pub rows: RowKernels,
+    pub add_splits: CudaFunction,
+}
+
+/// The kernels of one tile size (kernels/{stats,gradient,product}.cu).
+pub(super) struct TileKernels {
+    pub stats: CudaFunction,
+    pub weights: CudaFunction,
+    pub rows_rows: CudaFunction,
+    pub rows_columns: CudaFunction,
+    pub columns_columns: CudaFunction,
+}
+
+/// The small kernels (kernels/rows.cu).
+pub(super) struct RowKernels {
+    pub scalar: CudaFunction,
+    pub normalize: CudaFunction,
+    pub normalize_backward: CudaFunction,
+    pub key_ranges: CudaFunction,
+    pub merge_groups: CudaFunction,
+    pub reduce_groups: CudaFunction,
+    pub log_sum_exp: CudaFunction,
+    pub index_terms: CudaFunction,
+    pub merge_terms: CudaFunction,
+    pub totals: CudaFunction,
+    pub finish: CudaFunction,
+    pub coefficients: CudaFunction,
+    pub sum_moments: CudaFunction,
+    pub scale_gradient: CudaFunction,
+}
+
+impl Kernels {
+    /// Loads the kernels into a context: machine code for its device where the build made any,
+    /// else PTX, else compiled now if NVRTC is found (`METRIC_KERNELS_NVRTC` names its folder).
+    /// Waits for the driver; not for streams.
+    ///
+    /// # Errors
+    /// [`Error::CudaUnavailable`] if nothing runs on this device, naming the command that mends
+    /// it; [`Error::Driver`] if the driver refuses anything else.
+    pub fn load(context: &Arc<CudaContext>) -> Result<Self> {
+        let (major, minor) = context.compute_capability()?;
+        let capability = (major.unsigned_abs(), minor.unsigned_abs());
+        let module = |program| load(context, program, capability);
+        let (rows, stats, gradient, product) =
+            (module("rows")?, module("stats")?, module("gradient")?, module("product")?);
+        let tile = |name: &str| -> Result<TileKernels> {
+            Ok(TileKernels {
+                stats: stats.load_function(&format!("stats_{name}"))?,
+                weights: gradient.load_function(&format!("weights_{name}"))?,
+                rows_rows: product.load_function(&format!("rows_rows_{name}"))?,
+                rows_columns: product.load_function(&format!("rows_columns_{name}"))?,
+                columns_columns: product.load_function(&format!("columns_columns_{name}"))?,
+            })
+        };
+        let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        Ok(Self(Arc::new(Table {
+            context: context.clone(),
+            device: context.name()?,
+            multiprocessors: usize::try_from(context.attribute(count)?).unwrap_or(1).max(1),
+            large: tile("simt128")?,
+            small: tile("simt32")?,
+            terms: stats.load_function("terms_simt32")?,
+            rows: RowKernels {
+                scalar: rows.load_function("scalar")?,
+                normalize: rows.load_function("normalize")?,
+                normalize_backward: rows.load_function("normalize_backward")?,
+                key_ranges: rows.load_function("key_ranges")?,
+                merge_groups: rows.load_function("merge_groups")?,
+                reduce_groups: rows.load_function("reduce_groups")?,
+                log_sum_exp: rows.load_function("log_sum_exp")?,
+                index_terms: rows.load_function("index_terms")?,
+                merge_terms: rows.load_function("merge_terms")?,
+                totals: rows.load_function("totals")?,
+                finish: rows.load_function("finish")?,
+                coefficients: rows.load_function("coefficients")?,
+                sum_moments: rows.load_function("sum_moments")?,
+                scale_gradient: rows.load_function("scale_gradient")?,
+            },
+            add_splits: product.load_function("add_splits")?,
+        })))
+    }
+
+    /// The context that the kernels are loaded into.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.0.context
+    }
+
+    pub(super) fn table(&self) -> &Table {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("device", &self.0.device).finish_non_exhaustive()
+    }
+}
+
+/// Loads one program: the first of its images that the driver accepts, else its source.
+fn load(
+    context: &Arc<CudaContext>,
+    program: &str,
+    capability: (u32, u32),
+) -> Result<Arc<CudaModule>> {
+    let mut refused = Vec::new();
+    for image in images::images(program, capability) {
+        let loadable = match image.kind {
+            ImageKind::Cubin => Ptx::from_binary(image.bytes.to_vec()),
+            ImageKind::Ptx => {
+                let text = image.bytes.strip_suffix(b"\0").unwrap_or(image.bytes);
+                Ptx::from_src(String::from_utf8_lossy(text))
+            }
+        };
+        match context.load_module(loadable) {
+            Ok(module) => return Ok(module),
+            Err(error) => {
+                refused.push(format!("{:?} for {} was refused: {error}", image.kind, image.arch));
+            }
+        }
+    }
+    let capability = format!("{}.{}", capability.0, capability.1);
+    let unavailable = |reason: String, remedy: &str| Error::CudaUnavailable {
+        reason: format!("kernels/{program}.cu on compute capability {capability}: {reason}"),
+        remedy: remedy.to_owned(),
+    };
+    if refused.is_empty() {
+        refused.push("the build embedded no image for it".into());
+    }
+    let Some(source) = images::source(program) else {
+        return Err(unavailable(refused.join("; "), "build the crate from its whole source"));
+    };
+    if !probe::nvrtc_available() {
+        refused.push("and NVRTC, to compile it now, is not found".into());
+        return Err(unavailable(
+            refused.join("; "),
+            "`python3 -m pip install --target nvrtc 'nvidia-cuda-nvrtc==13.0.*'` and \
+             `export METRIC_KERNELS_NVRTC=$PWD/nvrtc`, then build again; a device older than \
+             compute capability 8.0 cannot be used",
+        ));
+    }
+    let options = CompileOptions {
+        options: images::OPTIONS
+            .iter()
+            .map(|option| (*option).to_owned())
+            .chain(["--gpu-architecture=compute_80".to_owned()])
+            .collect(),
+        ..CompileOptions::default()
+    };
+    let ptx = compile_ptx_with_opts(source.flat(), options).map_err(|error| {
+        unavailable(
+            format!("{}; NVRTC failed: {error}", refused.join("; ")),
+            "use NVRTC 12.0 or later",
+        )
+    })?;
+    context.load_module(ptx).map_err(|error| {
+        unavailable(
+            format!("{}; compiled now, it was refused too: {error}", refused.join("; ")),
+            "update NVIDIA's driver; devices need compute capability 8.0 or later",
+        )
+    })
+}
