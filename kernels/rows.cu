@@ -344,11 +344,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (normalized) {
         negative = factor - log_sum;
         hard = factor - weight;
-        const double easy = s * (static_cast<double>(top) - found.hardest) + log_sum;
+        const double margin_of_hardest = s * (static_cast<double>(top) - found.hardest) + log_sum;
         offset = log_sum + hard;
-        if (easy < 0.0) {
+        if (margin_of_hardest < 0.0) {
+            // margin_of_hardest + hard, without the margin that both hold and that may dwarf the rest.
             base = found.hardest;
-            offset = easy + hard;
+            offset = factor + softplus(margin_of_hardest) - log(static_cast<double>(found.weight));
         }
     } else {
         negative = factor + weight - log_sum;
