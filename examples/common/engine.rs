@@ -3,7 +3,10 @@
 //! A trainer whose embeddings are on the device already needs none of this: it calls the loss on
 //! its own buffers.
 
-use metric_kernels::{Batch, CpuEngine, Device, Element, Engine, Loss, Matrix, Result, Storage};
+use cudarc::driver::DeviceRepr;
+use metric_kernels::{
+    Batch, CpuEngine, CudaEngine, Device, Element, Engine, Loss, Matrix, Result, Storage,
+};
 
 /// Which engine to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -40,6 +43,7 @@ pub struct Output {
 /// An engine, and how to bring data to it.
 pub enum AnyEngine {
     Cpu(CpuEngine),
+    Cuda(Box<CudaEngine>),
 }
 
 impl AnyEngine {
@@ -47,7 +51,7 @@ impl AnyEngine {
     pub fn open(choice: Choice) -> Result<Self> {
         match choice {
             Choice::Cpu => Ok(Self::Cpu(CpuEngine::new())),
-            Choice::Cuda => todo!(),
+            Choice::Cuda => Ok(Self::Cuda(Box::new(CudaEngine::open(0)?))),
         }
     }
 
@@ -55,17 +59,36 @@ impl AnyEngine {
     pub fn name(&self) -> String {
         match self {
             Self::Cpu(engine) => engine.name(),
+            Self::Cuda(engine) => engine.name(),
         }
     }
 
     /// One step: the loss and all gradients.
-    pub fn step<T: Element>(
+    pub fn step<T: Element + DeviceRepr>(
         &mut self,
         loss: &impl Loss,
         input: &Input<'_, [T], [u32]>,
     ) -> Result<Output> {
         match self {
             Self::Cpu(engine) => step(engine, loss, input),
+            Self::Cuda(engine) => {
+                let stream = engine.stream().clone();
+                let codes = |[rows, cols]: [&[u32]; 2]| -> Result<_> {
+                    Ok([stream.clone_htod(rows)?, stream.clone_htod(cols)?])
+                };
+                let x = stream.clone_htod(input.x)?;
+                let y = input.y.map(|y| stream.clone_htod(y)).transpose()?;
+                let labels = input.labels.map(codes).transpose()?;
+                let ids = input.ids.map(codes).transpose()?;
+                let input = Input {
+                    x: &x,
+                    y: y.as_ref(),
+                    shape: input.shape,
+                    labels: labels.as_ref().map(|[rows, cols]| [rows, cols]),
+                    ids: ids.as_ref().map(|[rows, cols]| [rows, cols]),
+                };
+                step(&mut **engine, loss, &input)
+            }
         }
     }
 }
