@@ -16,7 +16,7 @@ mod engine;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufReader, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -26,7 +26,7 @@ use half::{bf16, f16};
 use metric_kernels::{
     CrossExampleSoftmax, Element, InBatchSoftmax, InstanceCrossEntropy, Loss, Reduction, Weighting,
 };
-use npyz::{DType, Endianness, NpyFile, Order, TypeChar, WriterBuilder};
+use npyz::{DType, Endianness, NpyFile, NpyHeader, Order, TypeChar, WriterBuilder};
 
 use engine::{AnyEngine, Choice, Input, Output};
 
@@ -283,14 +283,21 @@ impl Embeddings {
     }
 }
 
-/// The nearest value of type T, from the `f64` itself: by way of `f32` it would be rounded twice.
+/// The nearest value of type T. Rounding to the nearest `f32` first would round twice.
 fn round<T: Element>(value: f64) -> T {
-    let widened = match T::DTYPE {
-        metric_kernels::DType::F32 => value as f32,
-        metric_kernels::DType::F16 => f16::from_f64(value).to_f32(),
-        metric_kernels::DType::Bf16 => bf16::from_f64(value).to_f32(),
-    };
-    T::from_f32(widened)
+    T::from_f32(if T::DTYPE == metric_kernels::DType::F32 { value as f32 } else { odd(value) })
+}
+
+/// `value` rounded to odd: of the two `f32` around it, the one whose last bit is set. Rounding that
+/// to a type at least two bits shorter gives what rounding `value` itself would.
+fn odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    let back = f64::from(nearest);
+    if value.is_nan() || back == value {
+        return nearest;
+    }
+    let away = u32::from(back.abs() > value.abs());
+    f32::from_bits(nearest.to_bits() - away | 1)
 }
 
 /// Labels or ids of both sides as codes: equal integers have equal codes.
@@ -351,7 +358,10 @@ fn open(flag: &str, path: &Path) -> Result<Npy, String> {
     let unreadable = |error| unreadable(flag, path, &error);
     let file = File::open(path).map_err(unreadable)?;
     let size = file.metadata().map_err(unreadable)?.len();
-    let npy = NpyFile::new(BufReader::new(file)).map_err(unreadable)?;
+    let mut reader = BufReader::new(file);
+    let header = NpyHeader::from_reader(&mut reader).map_err(unreadable)?;
+    let content = size.saturating_sub(reader.stream_position().map_err(unreadable)?);
+    let npy = NpyFile::with_header(header, reader);
     let DType::Plain(element) = npy.dtype() else {
         return Err(expected(flag, path, &npy, "plain numbers"));
     };
@@ -361,7 +371,7 @@ fn open(flag: &str, path: &Path) -> Result<Npy, String> {
     // A header may promise more than memory holds; the file's size tells before anything is read.
     let elements = npy.shape().iter().try_fold(1u64, |product, &side| product.checked_mul(side));
     let bytes = elements.and_then(|elements| elements.checked_mul(element.size_field()));
-    if bytes.is_none_or(|bytes| bytes > size) {
+    if bytes.is_none_or(|bytes| bytes > content) {
         return Err(expected(flag, path, &npy, "as many numbers; the file is cut short"));
     }
     Ok(npy)
