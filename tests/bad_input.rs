@@ -275,7 +275,7 @@ fn outputs_of_the_wrong_shape() {
             };
             assert_names(&result.unwrap_err(), "gradient x");
             buffers.check();
-            assert!(wrong.iter().all(|&value| value == SENTINEL));
+            assert!(wrong.iter().all(|value| value.to_bits() == SENTINEL.to_bits()));
         }
     }
     for (rows, cols) in [(M - 1, D), (M + 1, D), (M, D + 1), (N, D)] {
@@ -291,7 +291,7 @@ fn outputs_of_the_wrong_shape() {
             };
             assert_names(&result.unwrap_err(), "gradient y");
             buffers.check();
-            assert!(wrong.iter().all(|&value| value == SENTINEL));
+            assert!(wrong.iter().all(|value| value.to_bits() == SENTINEL.to_bits()));
         }
     }
     let mut buffers = Untouched::new();
@@ -337,7 +337,7 @@ fn primitives_of_the_wrong_shape() {
     let empty: [f32; 0] = [];
     let error = ops::log_sum_exp(&mut engine, a, good, &empty, Scope::Row).unwrap_err();
     assert_names(&error, "scale");
-    assert!(buffer.iter().all(|&value| value == SENTINEL));
+    assert!(buffer.iter().all(|value| value.to_bits() == SENTINEL.to_bits()));
 }
 
 /// An error says in one line what to change.

@@ -390,6 +390,33 @@ pub fn logits_far_outside_the_exponent_range_are_exact<H: Harness>(h: &mut H) {
     }
 }
 
+/// Rows come in panels and tiles, to whose largest similarity so far sums are relative: the hardest
+/// negatives may come first, last or in the middle, and whole panels may have none.
+pub fn the_hardest_negatives_may_lie_anywhere<H: Harness>(h: &mut H) {
+    let (n, m, d) = (1300, 9, 2);
+    for loss in Named::ALL {
+        for order in 0..4 {
+            let mut problem = Problem::new(loss, 50.0, (n, m, d)).with_index(&vec![4; n]);
+            Random::new(order).embeddings(&mut problem);
+            for (i, row) in problem.x.chunks_exact_mut(d).enumerate() {
+                let size = match order {
+                    0 => i as f32 / n as f32,
+                    1 => 1.0 - i as f32 / n as f32,
+                    2 => 1.0 - (i as f32 / n as f32 - 0.5).abs(),
+                    _ => 1.0,
+                };
+                row.iter_mut().for_each(|value| *value *= 4.0 * size);
+            }
+            if order == 3 {
+                // Ids exclude all negatives of the first 700 rows.
+                let ids: Vec<u32> = (0..n).map(|i| u32::from(i >= 700)).collect();
+                problem = problem.with_ids(&ids, &[0; 9]);
+            }
+            assert_as_oracle(h, &problem);
+        }
+    }
+}
+
 /// δ/W is 0/0 in every number type when all positives of an anchor are easy: the anchor's weights
 /// are halves all the same.
 pub fn anchor_normalized_with_all_positives_easy<H: Harness>(h: &mut H) {
@@ -463,6 +490,7 @@ macro_rules! edge_case_tests {
             a_zero_row_normalises_to_zero_with_zero_gradient,
             rows_of_any_norm_normalise,
             logits_far_outside_the_exponent_range_are_exact,
+            the_hardest_negatives_may_lie_anywhere,
             anchor_normalized_with_all_positives_easy,
             upstream_of_zero_and_of_minus_one,
             a_scale_on_the_device,

@@ -5,6 +5,7 @@
 
 pub mod cases;
 pub mod compare;
+pub mod cuda;
 pub mod edge_cases;
 pub mod identities;
 pub mod oracle;

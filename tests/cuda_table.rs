@@ -1,0 +1,69 @@
+//! The table of cases on the CUDA engine: with the tiles that the engine chooses, with either tile
+//! whatever the shape, and in the least memory there is. Sizes that take an interpreter of kernels
+//! minutes are left to devices: `METRIC_KERNELS_FULL_TABLE=1`.
+
+mod common;
+
+use common::cases::{Case, Part};
+use common::cuda::{Cuda, affordable, full_table};
+use common::run::run_cases;
+use metric_kernels::engine::cuda::Tile;
+
+#[test]
+fn sizes() {
+    let Some(mut cuda) = Cuda::open("sizes") else { return };
+    run_cases(&mut cuda, &affordable(Part::Sizes));
+}
+
+#[test]
+fn scales() {
+    let Some(mut cuda) = Cuda::open("scales") else { return };
+    run_cases(&mut cuda, &affordable(Part::Scales));
+}
+
+#[test]
+fn options() {
+    let Some(mut cuda) = Cuda::open("options") else { return };
+    run_cases(&mut cuda, &affordable(Part::Options));
+}
+
+#[test]
+fn strides() {
+    let Some(mut cuda) = Cuda::open("strides") else { return };
+    run_cases(&mut cuda, &affordable(Part::Strides));
+}
+
+/// Every size, stride and some options; sizes up to `cost`.
+fn some(cost: usize) -> Vec<Case> {
+    let mut cases = affordable(Part::Sizes);
+    cases.extend(affordable(Part::Strides));
+    cases.extend(affordable(Part::Options).into_iter().step_by(7));
+    if !full_table() {
+        cases.retain(|case| case.cost() <= cost);
+    }
+    cases
+}
+
+#[test]
+fn small_tiles_whatever_the_shape() {
+    let Some(cuda) = Cuda::open("small_tiles_whatever_the_shape") else { return };
+    run_cases(&mut cuda.with_tile(Tile::Small), &some(65 * 65 * 64));
+}
+
+#[test]
+fn large_tiles_whatever_the_shape() {
+    let Some(cuda) = Cuda::open("large_tiles_whatever_the_shape") else { return };
+    run_cases(&mut cuda.with_tile(Tile::Large), &some(65 * 65 * 64));
+}
+
+#[test]
+fn the_least_memory() {
+    let Some(cuda) = Cuda::open("the_least_memory") else { return };
+    for case in some(65 * 65 * 64).into_iter().step_by(3) {
+        let (n, m, d) = (case.problem.n, case.problem.m, case.problem.d);
+        let bound = cuda.0.workspace_needed(n, m, d).unwrap();
+        let mut bounded = cuda.another().with_workspace_bound(bound);
+        run_cases(&mut bounded, [&case]);
+        assert!(bounded.0.workspace_bytes() <= bound, "{}", case.name);
+    }
+}
