@@ -1,8 +1,6 @@
 //! `cargo xtask ci`: what .ci/run does after the tests.
 
-use crate::find;
 use crate::resources;
-use crate::setup;
 use crate::tool::{self, cargo, heading};
 use std::process::Command;
 use std::time::Instant;
@@ -26,26 +24,23 @@ pub fn run() -> Result<(), String> {
             .env("METRIC_KERNELS_SKIP_NVRTC", "1")
             .env("RUSTDOCFLAGS", "-D warnings"),
     );
-    steps.step("package", package);
+    // Dirty is what a checkout is while one works; on a clean clone there is nothing to allow.
+    // In a target folder of its own: the packaged copy of this crate has the same name to cargo, and
+    // in the shared one the checkout's next build would take the copy's files for its own.
+    // The packaged kernels are read, so that none can be missing, and not compiled once more.
+    steps.cargo(
+        "package",
+        cargo()
+            .args(["package", "--package", "metric-kernels", "--allow-dirty", "--target-dir"])
+            .arg(tool::target()?.join("packaged"))
+            .env("METRIC_KERNELS_SKIP_NVRTC", "1"),
+    );
     steps.step("resources", || resources::run(true));
     let mut train = cargo();
     train.args(["run", "--release", "--example", "train", "--", "--epochs", "1", "--seeds", "1"]);
     train.arg("--picture").arg(tool::target()?.join("train.svg"));
     steps.cargo("the example, one epoch", &mut train);
     steps.close()
-}
-
-/// Builds the package from its own contents alone. What is built there has no `.cuda` beside it:
-/// the NVRTC of the workspace is named, so that the packaged kernels are compiled too.
-fn package() -> Result<(), String> {
-    let nvrtc = setup::nvrtc()?;
-    let mut package = cargo();
-    // Dirty is what a checkout is while one works; on a clean clone there is nothing to allow.
-    package.args(["package", "--package", "metric-kernels", "--allow-dirty"]);
-    if nvrtc.path.is_absolute() {
-        package.env(find::VARIABLE, &nvrtc.path);
-    }
-    tool::must(&mut package)
 }
 
 /// The steps done, with the time each took and what went wrong.
