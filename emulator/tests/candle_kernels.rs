@@ -52,8 +52,20 @@ fn toolkit() -> PathBuf {
     std::env::var_os("CUDA_EMULATOR_TOOLKIT").expect("CUDA_EMULATOR_TOOLKIT names no folder").into()
 }
 
-/// Compiles one of the sources for compute_80.
+/// One of the sources as PTX for compute_80, compiled once for all the processes of a test run.
 fn compile(name: &str) -> Ptx {
+    let run = std::os::unix::process::parent_id();
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("candle-{run}-{name}.ptx"));
+    if let Ok(text) = std::fs::read_to_string(&kept) {
+        return Ptx::from_src(text);
+    }
+    let ptx = compile_anew(name);
+    std::fs::write(&kept, ptx.to_src()).unwrap();
+    ptx
+}
+
+/// Compiles one of the sources.
+fn compile_anew(name: &str) -> Ptx {
     let stand_ins =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("headers-{}", std::process::id()));
     std::fs::create_dir_all(&stand_ins).unwrap();
@@ -157,7 +169,7 @@ fn wide(data: &[f32]) -> impl Iterator<Item = f64> + '_ {
 }
 
 /// Runs `body` on the emulator with the toolkit's NVRTC in reach.
-fn with_candle(body: impl FnOnce()) {
+fn with_candle(sources: &[&str], body: impl FnOnce()) {
     if std::env::var_os("CUDA_EMULATOR_TEST_INSIDE").is_none() {
         let library = toolkit().join("lib");
         let before = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
@@ -167,6 +179,16 @@ fn with_candle(body: impl FnOnce()) {
         unsafe { std::env::set_var("LD_LIBRARY_PATH", std::env::join_paths(paths).unwrap()) };
     }
     emulated::everywhere(body);
+    sources.iter().for_each(|name| forget(name));
+}
+
+/// Removes what the processes of this run kept.
+fn forget(name: &str) {
+    if std::env::var_os("CUDA_EMULATOR_TEST_INSIDE").is_none() {
+        let run = std::process::id();
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("candle-{run}-{name}.ptx"));
+        let _ = std::fs::remove_file(kept);
+    }
 }
 
 /// An absent dimensions-and-strides array: the data is contiguous.
@@ -177,7 +199,7 @@ const BLOCK: (u32, u32, u32) = (128, 1, 1);
 #[test]
 #[ignore = "needs candle-kernels and a CUDA toolkit"]
 fn affine() {
-    with_candle(|| {
+    with_candle(&["affine"], || {
         let b = Bench::new("affine");
         let x = numbers(1000, 1);
         let (n, dims) = (1000usize, 1usize);
@@ -235,7 +257,7 @@ fn erf(x: f64) -> f64 {
 #[test]
 #[ignore = "needs candle-kernels and a CUDA toolkit"]
 fn unary() {
-    with_candle(|| {
+    with_candle(&["unary"], || {
         let b = Bench::new("unary");
         let x: Vec<f32> = numbers(500, 2).iter().map(|v| v * 3.0).collect();
         let positive: Vec<f32> = x.iter().map(|v| v.abs() + 0.01).collect();
@@ -307,7 +329,7 @@ fn unary() {
 #[test]
 #[ignore = "needs candle-kernels and a CUDA toolkit"]
 fn binary() {
-    with_candle(|| {
+    with_candle(&["binary"], || {
         let b = Bench::new("binary");
         let (x, y) = (numbers(600, 3), numbers(600, 4));
         let n = 600usize;
@@ -352,7 +374,7 @@ fn binary() {
 #[test]
 #[ignore = "needs candle-kernels and a CUDA toolkit"]
 fn cast() {
-    with_candle(|| {
+    with_candle(&["cast"], || {
         let b = Bench::new("cast");
         let x: Vec<f32> = numbers(512, 5).iter().map(|v| v * 100.0).collect();
         let n = 512usize;
@@ -389,7 +411,7 @@ fn cast() {
 #[test]
 #[ignore = "needs candle-kernels and a CUDA toolkit"]
 fn reduce() {
-    with_candle(|| {
+    with_candle(&["reduce"], || {
         let b = Bench::new("reduce");
         let (rows, columns) = (12usize, 300usize);
         let n = rows * columns;
@@ -483,7 +505,7 @@ fn reduce() {
 #[test]
 #[ignore = "needs candle-kernels and a CUDA toolkit"]
 fn fill_and_ternary() {
-    with_candle(|| {
+    with_candle(&["fill", "ternary"], || {
         let b = Bench::new("fill");
         let n = 300usize;
         let mut y = b.zeros::<f32>(300);
@@ -519,7 +541,7 @@ fn fill_and_ternary() {
 #[test]
 #[ignore = "needs candle-kernels and a CUDA toolkit"]
 fn indexing_and_sort() {
-    with_candle(|| {
+    with_candle(&["indexing", "sort"], || {
         let b = Bench::new("indexing");
         // 3 × 10 × 4, five picked along the middle.
         let x = numbers(120, 13);
@@ -583,7 +605,7 @@ fn indexing_and_sort() {
 #[test]
 #[ignore = "needs candle-kernels and a CUDA toolkit"]
 fn conv() {
-    with_candle(|| {
+    with_candle(&["conv"], || {
         let b = Bench::new("conv");
         // 2 images of 3 × 9 × 8, four filters of 3 × 3 × 2, padding 1, stride 2.
         let (batch, channels, height, width) = (2usize, 3usize, 9usize, 8usize);
@@ -670,7 +692,7 @@ fn conv() {
 #[test]
 #[ignore = "needs candle-kernels and a CUDA toolkit"]
 fn quantized_blocks() {
-    with_candle(|| {
+    with_candle(&["quantized"], || {
         let b = Bench::new("quantized");
         // Q8_0: an f16 scale and 32 signed bytes; 256 values a block of threads.
         let blocks = 16usize;
