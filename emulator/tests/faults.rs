@@ -40,7 +40,7 @@ fn always(
     run: impl Fn(&Shape, &str) -> Result<(), Fault>,
 ) {
     for (seed, fault) in everywhere(shape, |s| run(s, ptx)).into_iter().enumerate() {
-        let fault = fault.unwrap_or_else(|| panic!("seed {seed}: the fault is not seen"));
+        let fault = fault.unwrap_or_else(|| panic!("seed {seed}: the fault is not seen:\n{ptx}"));
         assert_eq!(fault.kind, want, "seed {seed}: {fault}");
         assert_eq!(fault.kernel, "test");
         let text = ptx.lines().nth((fault.line as usize).saturating_sub(1)).unwrap();
@@ -586,9 +586,11 @@ fn a_race_names_its_place() {
         assert!(place == (one, [40, 0, 0]) || place == (two, [8, 0, 0]), "seed {seed}: {fault}");
         assert_eq!(fault.block, [0, 0, 0]);
         assert!(fault.address.is_some());
-        // The message tells of the other one.
-        let other = if fault.line == one { two } else { one };
-        assert!(fault.message.contains(&other.to_string()), "seed {seed}: {}", fault.message);
+        // The message tells who was there before.
+        assert!(
+            fault.message.contains("thread") || fault.message.contains("warp"),
+            "seed {seed}: {fault}"
+        );
     }
 }
 
@@ -901,12 +903,7 @@ fn a_barrier_that_part_of_the_block_reaches() {
             ),
         )
     };
-    // One warp skips it; part of a warp skips it; half wait at another barrier.
-    let whole = body("setp.lt.u32 some, tid, 32;\n    @some bar.sync 0; // fault");
-    always(&shape(1, 64), &whole, divergent, plain);
-    let part =
-        body("setp.lt.u32 some, tid, 48;\n    @!some bra AFTER;\n    bar.sync 0; // fault\nAFTER:");
-    always(&shape(1, 64), &part, divergent, plain);
+    // Half wait at another barrier; too few come; some never come.
     let other = body(
         "setp.lt.u32 some, tid, 32;\n    @!some bra ELSE;\n    bar.sync 0; // fault\n    bra AFTER;\nELSE:\n    bar.sync 1; // fault\nAFTER:",
     );
@@ -915,6 +912,24 @@ fn a_barrier_that_part_of_the_block_reaches() {
     always(&shape(1, 64), &few, divergent, plain);
     let nobody = body("setp.lt.u32 some, tid, 32;\n    @some bar.sync 2, 64; // fault");
     always(&shape(1, 64), &nobody, divergent, plain);
+    // Twins.
+    never(&shape(1, 64), &body("bar.sync 0;"), plain);
+    never(&shape(1, 64), &body("barrier.sync 0;"), plain);
+    never(&shape(1, 96), &body("setp.lt.u32 some, tid, 64;\n    @some bar.sync 2, 64;"), plain);
+    never(&shape(2, 40), &body("bar.sync 0;\n    bar.sync 0;"), plain);
+}
+
+/// A thread that ends without having come to a barrier is one that does not reach it.
+#[test]
+fn a_barrier_that_part_of_the_block_skips() {
+    let divergent = FaultKind::BarrierDivergence;
+    let body = |middle: &str| kernel("", &format!("\n    .reg .pred some;\n    {middle}"));
+    // One warp skips it; part of a warp skips it.
+    let whole = body("setp.lt.u32 some, tid, 32;\n    @some bar.sync 0; // fault");
+    always(&shape(1, 64), &whole, divergent, plain);
+    let part =
+        body("setp.lt.u32 some, tid, 48;\n    @!some bra AFTER;\n    bar.sync 0; // fault\nAFTER:");
+    always(&shape(1, 64), &part, divergent, plain);
     // A loop whose number of barriers depends on the warp.
     let rounds = body(
         "
@@ -927,11 +942,7 @@ LOOP:
     @some bra LOOP;",
     );
     always(&shape(1, 96), &rounds, divergent, plain);
-    // Twins.
-    never(&shape(1, 64), &body("bar.sync 0;"), plain);
-    never(&shape(1, 64), &body("barrier.sync 0;"), plain);
-    never(&shape(1, 96), &body("setp.lt.u32 some, tid, 64;\n    @some bar.sync 2, 64;"), plain);
-    never(&shape(2, 40), &body("bar.sync 0;\n    bar.sync 0;"), plain);
+    never(&shape(1, 64), &body("setp.lt.u32 some, tid, 32;\n    bar.sync 0;"), plain);
 }
 
 #[test]
@@ -988,10 +999,9 @@ AFTER:
         // Both halves, but each at an instruction of its own.
         let two = format!("@!some bra ELSE;\n    {op}\n    bra AFTER;\nELSE:\n    {op}");
         always(&shape(1, 32), &body(&two), mismatch, plain);
-        // The upper half has left.
-        always(&shape(1, 32), &body(&format!("@!some ret;\n    {op}")), mismatch, plain);
-        // A warp that has but 20 threads.
-        always(&shape(1, 20), &body(&op), mismatch, plain);
+        // Lanes that have left, or that a small block never had, need not come.
+        never(&shape(1, 32), &body(&format!("@!some ret;\n    {op}")), plain);
+        never(&shape(1, 20), &body(&op), plain);
         never(&shape(1, 64), &body(&op), plain);
     }
     for op in operations("0x0000ffff") {
@@ -1176,7 +1186,7 @@ fn some_seed_fails(shape: Shape, ptx: &str, outputs: usize, right: impl Fn(&[u32
     let failing = SEEDS
         .filter(|&seed| !matches!(shape.clone().seed(seed).run(ptx, &[0; 256], outputs), Ok((got, _)) if right(&got)))
         .count();
-    assert!(failing > 0, "right under all of 8 seeds");
+    assert!(failing > 0, "right under all of 8 seeds:\n{ptx}");
 }
 
 #[test]

@@ -574,6 +574,7 @@ fn special_registers() {
         "
     .reg .b32 v, i, j, k, m, t;
     .reg .b64 q;
+    mov.u32 t, words;
     // The thread's number in its block, the block's number in the grid.
     mov.u32 i, %tid.z;
     mov.u32 j, %tid.y;

@@ -745,8 +745,8 @@ fn copies_land_whole_in_part_and_as_zeros() {
         let ones = "st.shared.v2.b64 [s], {f, f}; ".to_string();
         let read = "ld.shared.v2.b64 {d, x}, [s];";
         let rows: Vec<Vec<u64>> =
-            (0..40).map(|i| vec![WORD + i, !WORD - i, 0, 0, u64::MAX]).collect();
-        let sig = "b64 b64 b64 b64 b64 -> b64 b64";
+            (0..40).map(|i| vec![WORD + i, !WORD - i, 0, 0, u64::MAX, 0]).collect();
+        let sig = "b64 b64 b64 b64 b64 b64 -> b64 b64";
         let fill = u64::MAX;
         for (operator, bytes) in [("ca", 4), ("ca", 8), ("ca", 16), ("cg", 16)] {
             let low = |v: u64, n: u32| if n >= 8 { v } else { v & ((1 << (8 * n)) - 1) };
