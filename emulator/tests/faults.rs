@@ -916,7 +916,7 @@ fn a_barrier_that_part_of_the_block_reaches() {
     never(&shape(1, 64), &body("bar.sync 0;"), plain);
     never(&shape(1, 64), &body("barrier.sync 0;"), plain);
     never(&shape(1, 96), &body("setp.lt.u32 some, tid, 64;\n    @some bar.sync 2, 64;"), plain);
-    never(&shape(2, 40), &body("bar.sync 0;\n    bar.sync 0;"), plain);
+    never(&shape(1, 40), &body("bar.sync 0;\n    bar.sync 0;"), plain);
 }
 
 /// A thread that ends without having come to a barrier is one that does not reach it.
