@@ -562,8 +562,8 @@ fn float_arithmetic(opcode: &str, mods: &Mods) -> Choice {
             ("sub", Round::Near) => hot!(|a: f64, b: f64; _i| -> f64 { a - b }),
             ("mul", Round::Near) => hot!(|a: f64, b: f64; _i| -> f64 { a * b }),
             ("fma" | "mad", Round::Near) => hot!(|a: f64, b: f64, c: f64; _i| -> f64 { a.mul_add(b, c) }),
-            ("add", _) => op!(|a: f64, b: f64; i| -> f64 { add64(a, b, round_of(i)) }),
-            ("sub", _) => op!(|a: f64, b: f64; i| -> f64 { add64(a, -b, round_of(i)) }),
+            ("add", _) => op!(|a: f64, b: f64; i| -> f64 { super::wide::add64(a, b, round_of(i)) }),
+            ("sub", _) => op!(|a: f64, b: f64; i| -> f64 { super::wide::add64(a, -b, round_of(i)) }),
             ("mul", _) => op!(|a: f64, b: f64; i| -> f64 { super::wide::fma64(a, b, None, round_of(i)) }),
             ("fma" | "mad", _) => op!(|a: f64, b: f64, c: f64; i| -> f64 { super::wide::fma64(a, b, Some(c), round_of(i)) }),
             _ => return None,
@@ -604,13 +604,6 @@ fn pairs(a: u64, b: u64, c: u64, flags: u32, f: impl Fn(f64, f64, f64) -> f64) -
     let part = |v: u64, s: u32| input(f32::from_bits((v >> s) as u32), flags) as f64;
     let one = |s| output(f(part(a, s), part(b, s), part(c, s)), flags).to_bits() as u64;
     one(0) | one(32) << 32
-}
-
-fn add64(a: f64, b: f64, round: Round) -> f64 {
-    let s = a + b;
-    let bb = s - a;
-    let error = (a - (s - bb)) + (b - bb);
-    float::zero_sum(float::direct(s, error, round), a, b, round)
 }
 
 fn half_arithmetic(opcode: &str, mods: &Mods) -> Choice {
@@ -1189,7 +1182,8 @@ fn property(category: std::num::FpCategory, which: u32) -> bool {
         1 => category == Infinite,
         2 => category != Nan,
         3 => category == Nan,
-        4 => category == Normal,
+        // A zero counts as normal (PTX ISA, `testp`).
+        4 => matches!(category, Normal | Zero),
         _ => category == Subnormal,
     }
 }

@@ -96,8 +96,6 @@ pub(super) struct Block<'a> {
     /// A strong access was made since the last visit: the block may be spinning.
     pub strong: bool,
     cycles: u64,
-    /// Barriers may be complete: some lanes have ended.
-    recheck: bool,
 }
 
 impl<'a> Block<'a> {
@@ -147,7 +145,6 @@ impl<'a> Block<'a> {
             cache: 0,
             strong: false,
             cycles: 0,
-            recheck: false,
         }
     }
 
@@ -196,7 +193,8 @@ impl<'a> Block<'a> {
             let mut runnable = 0u32;
             let mut live = false;
             for (w, warp) in self.warps.iter().enumerate() {
-                runnable |= (warp.runnable() as u32) << w;
+                let leaving = || warp.groups.iter().any(|g| g.wait == Wait::Leaving);
+                runnable |= ((warp.runnable() || leaving()) as u32) << w;
                 live |= !warp.groups.is_empty();
             }
             if runnable == 0 {
@@ -216,10 +214,6 @@ impl<'a> Block<'a> {
             let slice = slice.min(budget);
             budget -= slice;
             self.slice(w, slice)?;
-            if self.recheck {
-                self.recheck = false;
-                self.settle_barriers()?;
-            }
         }
     }
 
@@ -235,15 +229,19 @@ impl<'a> Block<'a> {
         warp.patience += 1;
         // The lowest place first: so loops end before what follows them, and branches join again. But a group that
         // spins must let the others go on.
-        let impatient = count > 1 && (warp.patience > 16 || seed != 0 && self.random.next().is_multiple_of(8));
+        let spinning = warp.patience > 64;
+        let impatient = count > 1 && (spinning || seed != 0 && self.random.next().is_multiple_of(8));
         let chosen = if impatient {
             ready().nth(self.random.next() as usize % count)
         } else {
             ready().min_by_key(|(_, g)| g.pc)
         };
         let at = chosen.map(|(i, _)| i)?;
+        if spinning {
+            warp.patience = 0;
+        }
         let mut group = warp.groups.swap_remove(at);
-        if seed != 0 && group.mask.count_ones() > 1 && self.random.next().is_multiple_of(64) {
+        if seed != 0 && group.mask.count_ones() > 1 && self.random.next().is_multiple_of(4) {
             // Threads owe each other no step: part of the group stays behind for a while.
             let part = group.mask & self.random.next() as u32;
             if part != 0 && part != group.mask {
@@ -257,7 +255,7 @@ impl<'a> Block<'a> {
     /// Runs one warp for a while.
     fn slice(&mut self, w: usize, mut budget: u32) -> Res<()> {
         while budget > 0 {
-            let Some(group) = self.pick(w) else { return Ok(()) };
+            let Some(group) = self.pick(w) else { return self.settle_leavers(w) };
             self.group(w, group, &mut budget)?;
         }
         Ok(())
@@ -286,7 +284,9 @@ impl<'a> Block<'a> {
             if instr.counted {
                 let count = &mut self.counters.classes[instr.class as usize];
                 count.warp += 1;
-                count.thread += mask.count_ones() as u64;
+                // A branch is executed by every lane: its predicate is its condition.
+                let branch = matches!(instr.kind, Kind::Bra(_));
+                count.thread += if branch { group.mask } else { mask }.count_ones() as u64;
                 self.cycles += 1;
                 warp.serial = warp.serial.wrapping_add(1);
             }
@@ -322,6 +322,11 @@ impl<'a> Block<'a> {
                         self.load(w, &group, access, mask)?;
                     }
                     group.pc += 1;
+                    if access.order.strong && !alone {
+                        self.warps[w].patience += 8;
+                        self.warps[w].add(group);
+                        return Ok(());
+                    }
                 }
                 Kind::Store(access) => {
                     if mask != 0 {
@@ -334,6 +339,12 @@ impl<'a> Block<'a> {
                 Kind::Atomic(a) => {
                     self.atomic(w, &group, a, mask)?;
                     group.pc += 1;
+                    // It may be spinning for a lane that waits in another group.
+                    if !alone {
+                        self.warps[w].patience += 8;
+                        self.warps[w].add(group);
+                        return Ok(());
+                    }
                 }
                 Kind::ActiveMask(d) => {
                     for lane in lanes(mask) {
@@ -341,8 +352,8 @@ impl<'a> Block<'a> {
                     }
                     group.pc += 1;
                 }
-                Kind::Fence => {
-                    self.fenced = true;
+                Kind::Fence(wide) => {
+                    self.fenced |= wide;
                     self.shared.fence(w);
                     group.pc += 1;
                 }
@@ -407,6 +418,11 @@ impl<'a> Block<'a> {
                     group.mask = mask;
                     // The count above was for both parts.
                     self.warps[w].add(rest);
+                    let leaves = matches!(instr.kind, Kind::Exit)
+                        || matches!(instr.kind, Kind::Ret) && group.frames.is_empty();
+                    if leaves {
+                        return self.leave(w, mask);
+                    }
                     return self.control(w, group);
                 }
                 _ => {
@@ -424,7 +440,6 @@ impl<'a> Block<'a> {
         let run = self.run;
         let Kind::Sync(sync, slot) = &run.program.code[group.pc as usize].kind else { return Ok(false) };
         let warp = &self.warps[w];
-        let live = warp.live();
         let member = if *slot == NONE { !0 } else { warp.regs.r32[*slot as usize][group.mask.trailing_zeros() as usize] };
         if *slot != NONE {
             let row = &warp.regs.r32[*slot as usize];
@@ -432,12 +447,26 @@ impl<'a> Block<'a> {
                 return Ok(false);
             }
         }
-        if group.mask & !member != 0 || group.mask != member & live || *slot == NONE && group.mask != !0 {
+        if group.mask & !member != 0 || group.mask != member & warp.live() || *slot == NONE && group.mask != !0 {
             return Ok(false);
         }
         self.perform(w, group.pc, sync, group.mask, group)?;
         group.pc += 1;
         Ok(true)
+    }
+
+    /// Adds a group that just branched. One that only returns from the kernel does so at once.
+    fn depart(&mut self, w: usize, group: Group) -> Res<()> {
+        let instr = &self.run.program.code[group.pc as usize];
+        let leaves = matches!(instr.kind, Kind::Exit) || matches!(instr.kind, Kind::Ret) && group.frames.is_empty();
+        if group.mask != 0 && leaves && instr.guard == NONE {
+            let count = &mut self.counters.classes[instr.class as usize];
+            count.warp += instr.counted as u64;
+            count.thread += if instr.counted { group.mask.count_ones() as u64 } else { 0 };
+            return self.leave(w, group.mask);
+        }
+        self.warps[w].add(group);
+        Ok(())
     }
 
     /// Splits a group: each (mask, target) goes its way, the rest goes on.
@@ -452,28 +481,13 @@ impl<'a> Block<'a> {
         self.depart(w, group)
     }
 
-    /// Adds a group that just branched. One that only returns from the kernel does so at once: an early return must
-    /// not look like a missed barrier.
-    fn depart(&mut self, w: usize, group: Group) -> Res<()> {
-        let instr = &self.run.program.code[group.pc as usize];
-        let leaves = matches!(instr.kind, Kind::Exit) || matches!(instr.kind, Kind::Ret) && group.frames.is_empty();
-        if group.mask != 0 && leaves && instr.guard == NONE {
-            let count = &mut self.counters.classes[instr.class as usize];
-            count.warp += instr.counted as u64;
-            count.thread += if instr.counted { group.mask.count_ones() as u64 } else { 0 };
-            return self.exit(w, group.mask, group.pc);
-        }
-        self.warps[w].add(group);
-        Ok(())
-    }
-
     /// Instructions after which the group may not be what it was. All its lanes take part.
     fn control(&mut self, w: usize, mut group: Group) -> Res<()> {
         let run = self.run;
         let instr = &run.program.code[group.pc as usize];
         match &instr.kind {
             Kind::Ret => self.ret(w, group),
-            Kind::Exit => self.exit(w, group.mask, group.pc),
+            Kind::Exit => self.exit(w, group),
             Kind::BraIndexed(slot, targets) => {
                 let row = self.warps[w].regs.r32[*slot as usize];
                 let mut parts: Vec<(u32, u32)> = Vec::new();
@@ -512,7 +526,7 @@ impl<'a> Block<'a> {
 
     fn ret(&mut self, w: usize, mut group: Group) -> Res<()> {
         let run = self.run;
-        let Some(frame) = group.frames.pop() else { return self.exit(w, group.mask, group.pc) };
+        let Some(frame) = group.frames.pop() else { return self.exit(w, group) };
         let function = &run.program.functions[frame.function as usize];
         let warp = &mut self.warps[w];
         if let Kind::Call(call) = &run.program.code[frame.call as usize].kind {
@@ -650,38 +664,38 @@ impl<'a> Block<'a> {
         }
     }
 
-    fn exit(&mut self, w: usize, mask: u32, pc: u32) -> Res<()> {
-        let warp = &mut self.warps[w];
-        warp.exited |= mask;
-        self.recheck = true;
-        let waits = warp.groups.iter().find_map(|g| match g.wait {
-            Wait::Barrier(_) => match &self.run.program.code[g.pc as usize].kind {
-                Kind::Bar(bar) if bar.aligned => Some(g.pc),
-                _ => None,
-            },
-            _ => None,
-        });
-        if let Some(at) = waits {
-            let line = self.run.program.source[at as usize].0;
-            let message = format!("the thread ends while others of its warp wait at the barrier of PTX line {line}");
-            let lane = mask.trailing_zeros() as usize;
-            return Err(self.fault(FaultKind::BarrierDivergence, w, lane, pc, None, message));
+    /// The lanes of a group end. While others of the warp can run, they are only about to: whether somebody waits for
+    /// them must not depend on who was faster.
+    fn exit(&mut self, w: usize, mut group: Group) -> Res<()> {
+        if self.warps[w].runnable() {
+            group.wait = Wait::Leaving;
+            self.warps[w].groups.push(group);
+            return Ok(());
         }
-        self.settle_lanes(w)
+        self.leave(w, group.mask)
     }
 
-    /// After lanes have ended: others may have waited for them only.
-    fn settle_lanes(&mut self, w: usize) -> Res<()> {
-        let waiting: Vec<usize> = (0..self.warps[w].groups.len())
-            .filter(|&i| matches!(self.warps[w].groups[i].wait, Wait::Lanes(_)))
-            .collect();
-        if let Some(&i) = waiting.first() {
-            let mut group = self.warps[w].groups.swap_remove(i);
-            group.wait = Wait::Ready;
-            // It executes its instruction again, and waits again if it must.
-            self.warps[w].groups.push(group);
+    /// Ends lanes, unless others of the warp wait for them.
+    fn leave(&mut self, w: usize, mask: u32) -> Res<()> {
+        let missed = self.warps[w].groups.iter().find_map(|g| match g.wait {
+            Wait::Lanes(member) if member & mask != 0 => Some((g.pc, g.mask, member)),
+            _ => None,
+        });
+        if let Some((pc, waiting, member)) = missed {
+            let lane = waiting.trailing_zeros() as usize;
+            let message = format!("lanes {:#010x} of the mask {member:#010x} end without coming here", member & mask);
+            return Err(self.fault(FaultKind::MaskMismatch, w, lane, pc, None, message));
         }
+        self.warps[w].exited |= mask;
         Ok(())
+    }
+
+    /// Lets the lanes of a warp end that are about to, as nobody else of it can run.
+    fn settle_leavers(&mut self, w: usize) -> Res<()> {
+        let leaving = self.warps[w].groups.iter().filter(|g| g.wait == Wait::Leaving);
+        let mask: u32 = leaving.map(|g| g.mask).sum();
+        self.warps[w].groups.retain(|g| g.wait != Wait::Leaving);
+        if mask == 0 { Ok(()) } else { self.leave(w, mask) }
     }
 
     fn sync(&mut self, w: usize, mut group: Group, sync: &Sync, slot: u32) -> Res<()> {
@@ -936,7 +950,7 @@ impl<'a> Block<'a> {
             return Err(self.fault(FaultKind::BarrierDivergence, w, first, group.pc, None, message));
         }
         let held = if bar.src == NONE { 0 } else { self.warps[w].regs.predicate(bar.src) & group.mask };
-        let exited = !self.warps[w].live();
+        let absent = !self.warps[w].lanes;
         let barrier = &mut self.barriers[id as usize];
         if *barrier.expected.get_or_insert(count) != count {
             let message = format!("barrier {id} expects {} threads elsewhere, {count} here", barrier.expected.unwrap_or(0));
@@ -945,7 +959,8 @@ impl<'a> Block<'a> {
         if bar.op == BarOp::Arrive {
             barrier.arrived[w] |= group.mask;
             barrier.passers |= 1 << w;
-            if barrier.arrived[w] | exited == !0 {
+            self.shared.publish(w, u32::MAX - id, true);
+            if barrier.arrived[w] | absent == !0 {
                 barrier.arrivals += 32;
                 barrier.arrived[w] = 0;
             }
@@ -961,21 +976,18 @@ impl<'a> Block<'a> {
         self.settle_barrier(id)
     }
 
-    fn settle_barriers(&mut self) -> Res<()> {
-        (0..BARRIERS as u32).try_for_each(|id| self.settle_barrier(id))
-    }
-
     /// Lets the threads of a barrier go if all have come.
     fn settle_barrier(&mut self, id: u32) -> Res<()> {
         let barrier = &self.barriers[id as usize];
         let waiting: u32 = (0..self.warps.len()).filter(|&w| barrier.waiting[w] != 0).map(|w| 1 << w).sum();
         let complete = match barrier.expected {
             None => return Ok(()),
-            Some(0) => waiting != 0 && (0..self.warps.len()).all(|w| barrier.waiting[w] == self.warps[w].live()),
+            // A thread that ended without it is one that did not reach it.
+            Some(0) => self.warps.iter().zip(&barrier.waiting).all(|(warp, &waiting)| waiting == warp.lanes),
             Some(expected) => {
                 let arrived: u32 = lanes(waiting)
                     .map(|w| {
-                        let present = barrier.waiting[w] | !self.warps[w].live();
+                        let present = barrier.waiting[w] | !self.warps[w].lanes;
                         if present == !0 { 32 } else { barrier.waiting[w].count_ones() }
                     })
                     .sum();
@@ -987,10 +999,13 @@ impl<'a> Block<'a> {
         }
         let barrier = std::mem::take(&mut self.barriers[id as usize]);
         let taking_part = waiting | barrier.passers;
-        if (0..self.warps.len()).all(|w| taking_part >> w & 1 == 1 || self.warps[w].live() == 0) {
+        if barrier.passers == 0 && taking_part.count_ones() as usize == self.warps.len() {
             self.shared.barrier();
         } else {
-            self.shared.meet_warps(taking_part);
+            // Who only arrived is ordered up to there, and learns nothing.
+            self.shared.meet_warps(waiting);
+            lanes(waiting).for_each(|w| self.shared.learn(w, u32::MAX - id));
+            self.shared.forget(u32::MAX - id);
         }
         let run = self.run;
         for w in lanes(waiting) {
@@ -1035,7 +1050,7 @@ impl<'a> Block<'a> {
                         return self.fault(FaultKind::MaskMismatch, w, lane, g.pc, None, message);
                     }
                     Wait::Barrier(id) => barrier = barrier.or(Some((w, lane, g.pc, id))),
-                    Wait::Ready => {}
+                    Wait::Ready | Wait::Leaving => {}
                 }
             }
         }
@@ -1087,7 +1102,7 @@ impl<'a> Block<'a> {
                 let message = format!("{verb} of shared memory that an asynchronous copy is still to fill");
                 self.fault(FaultKind::SharedRace, w, lane, pc, at, message)
             }
-            Wrong::Race { warp, lane: other, wrote } => {
+            Wrong::Race { warp, lane: other, wrote, line } => {
                 let what = if wrote { "written" } else { "read" };
                 let whom = if warp >= 32 {
                     "several warps".to_string()
@@ -1098,10 +1113,17 @@ impl<'a> Block<'a> {
                     let t = 32 * warp as u32 + other as u32;
                     format!("thread ({},{},{})", t % x, t / x % y, t / x / y)
                 };
-                let message = format!("{verb} of shared memory {what} by {whom} without a barrier between");
+                let message = format!(
+                    "{verb} of shared memory {what} by {whom} at PTX line {line} without a barrier between"
+                );
                 self.fault(FaultKind::SharedRace, w, lane, pc, at, message)
             }
         }
+    }
+
+    fn toucher(&self, w: usize, lane: usize, pc: u32) -> Toucher {
+        let line = self.run.program.source[pc as usize].0;
+        Toucher { warp: w, lane, serial: self.warps[w].serial, line }
     }
 
     /// Checks an access to shared memory: alignment, existence, initialisation, races. Answers the address.
@@ -1111,7 +1133,7 @@ impl<'a> Block<'a> {
             return Err(self.fault(FaultKind::Misaligned, w, lane, pc, Some(address), message));
         }
         let at = address.min(u32::MAX as u64 - 64) as u32;
-        let who = Toucher { warp: w, lane, serial: self.warps[w].serial };
+        let who = self.toucher(w, lane, pc);
         let write = matches!(mode, Mode::Write | Mode::StrongWrite);
         self.shared
             .check(at, bytes, write)
@@ -1445,7 +1467,7 @@ impl<'a> Block<'a> {
                         return Err(self.fault(FaultKind::Misaligned, w, lane, group.pc, Some(address), message));
                     }
                     let at = address.min(u32::MAX as u64 - 64) as u32;
-                    let who = Toucher { warp: w, lane, serial: self.warps[w].serial };
+                    let who = self.toucher(w, lane, group.pc);
                     let mut result = self.shared.check(at, bytes, true);
                     for (i, row) in values.iter().enumerate().take(count) {
                         let piece = at + (i * width) as u32;
@@ -1667,7 +1689,7 @@ impl<'a> Block<'a> {
                 return Err(self.shared_fault(w, lane, group.pc, at, bytes, Mode::Write, Wrong::OutOfBounds));
             }
             // The copy may land at any moment from here on: it races with what came before, too.
-            let who = Toucher { warp: w, lane, serial: self.warps[w].serial };
+            let who = self.toucher(w, lane, group.pc);
             self.shared
                 .touch(at, bytes, Mode::Write, who, None)
                 .map_err(|wrong| self.shared_fault(w, lane, group.pc, at, bytes, Mode::Write, wrong))?;
@@ -1701,7 +1723,7 @@ impl<'a> Block<'a> {
             let bytes = copy.bytes as usize;
             self.shared.set_bytes(copy.address, &copy.data[..bytes]);
             self.shared.fly(copy.address, bytes, false);
-            let who = Toucher { warp: w, lane, serial: self.warps[w].serial };
+            let who = self.toucher(w, lane, group.pc);
             self.shared
                 .touch(copy.address, bytes, Mode::Write, who, None)
                 .map_err(|wrong| self.shared_fault(w, lane, group.pc, copy.address, bytes, Mode::Write, wrong))?;

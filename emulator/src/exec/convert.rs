@@ -68,7 +68,7 @@ pub(crate) fn select(mods: &Mods, operands: usize) -> Option<(Alu, u32)> {
         (Type::S64, Type::S32) if plain => hot!(|a: i32; _i| -> i64 { a as i64 }),
         (Type::U32 | Type::S32, Type::U64 | Type::S64) if plain => hot!(|a: u64; _i| -> u32 { a as u32 }),
         (Type::U32 | Type::S32, Type::U16) if plain => hot!(|a: u16; _i| -> u32 { a as u32 }),
-        (Type::U16 | Type::S16, Type::U32 | Type::S32) if plain => hot!(|a: u32; _i| -> u16 { a as u16 }),
+        (Type::U16, Type::U32 | Type::S32) if plain => hot!(|a: u32; _i| -> u16 { a as u16 }),
         (Type::F32, Type::S32) if nearest => hot!(|a: i32; _i| -> f32 { a as f32 }),
         (Type::F32, Type::U32) if nearest => hot!(|a: u32; _i| -> f32 { a as f32 }),
         (Type::F32, Type::F16) if plain => hot!(|a: u16; _i| -> f32 { canon(from_f16(a)) }),
@@ -123,11 +123,16 @@ fn scalar(bits: u64, imm: u32) -> u64 {
         }
         (None, Some(format)) => {
             let v = integer(bits, from);
-            finish(pack(v < 0, v.unsigned_abs() as u64, 0, false, format, round), to, format, imm)
+            finish(pack(v < 0, v.unsigned_abs(), 0, false, format, round), to, format, imm)
         }
         (Some(_), None) => {
             let v = value(bits, from, imm);
-            let r = if v.is_nan() { 0 } else { integral(v, round) as i128 };
+            if v.is_nan() {
+                // Zero where both are narrow, else the type's top bit alone (PTX ISA, `cvt`).
+                let narrow = from != Type::F64 && to.size() < 8;
+                return if narrow { 0 } else { extend(1 << (8 * to.size() - 1), to) };
+            }
+            let r = integral(v, round) as i128;
             let (low, high) = range(to);
             extend(r.clamp(low, high) as u64, to)
         }
@@ -188,7 +193,9 @@ fn finish(mut bits: u64, to: Type, format: Format, imm: u32) -> u64 {
     let infinity = ((1u64 << format.exponent) - 1) << format.fraction;
     let (negative, magnitude) = (bits >> width & 1 == 1, bits & ((1 << width) - 1));
     let nan = magnitude > infinity;
+    let mut magnitude = magnitude;
     if imm & FTZ != 0 && to == Type::F32 && magnitude >> format.fraction == 0 {
+        magnitude = 0;
         bits &= 1 << width;
     }
     if imm & SAT != 0 {

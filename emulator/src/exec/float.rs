@@ -48,13 +48,13 @@ pub(crate) const F32: Format = Format { exponent: 8, fraction: 23, nan: 0x7fff_f
 pub(crate) const F64: Format = Format { exponent: 11, fraction: 52, nan: 0x7fff_ffff_ffff_ffff };
 
 /// `mantissa · 2^exponent` (plus something less than one unit of the mantissa where `sticky`) in a format.
-pub(crate) fn pack(negative: bool, mantissa: u64, exponent: i32, sticky: bool, format: Format, round: Round) -> u64 {
+pub(crate) fn pack(negative: bool, mantissa: u128, exponent: i32, sticky: bool, format: Format, round: Round) -> u64 {
     let sign = (negative as u64) << (format.exponent + format.fraction);
     if mantissa == 0 && !sticky {
         return sign;
     }
     // A spare low bit pair makes room for the sticky bit.
-    let (m, e) = ((mantissa as u128) << 2 | sticky as u128, exponent - 2);
+    let (m, e) = (mantissa << 2 | sticky as u128, exponent - 2);
     let top = 127 - m.leading_zeros() as i32 + e;
     let least = 2 - (1 << (format.exponent - 1)) - format.fraction as i32;
     let quantum = (top - format.fraction as i32).max(least);
@@ -99,7 +99,7 @@ pub(crate) fn round_to(v: f64, format: Format, round: Round) -> u64 {
         return (negative as u64) << (format.exponent + format.fraction) | infinity;
     }
     let (mantissa, exponent) = split(v);
-    pack(negative, mantissa, exponent, false, format, round)
+    pack(negative, mantissa as u128, exponent, false, format, round)
 }
 
 /// A finite double as integer mantissa and exponent.
@@ -159,24 +159,6 @@ pub(crate) fn zero_sum(sum: f64, a: f64, b: f64, round: Round) -> f64 {
         return if round == Round::Down { -0.0 } else { 0.0 };
     }
     sum
-}
-
-/// Moves a double that was rounded to nearest, with its error known, to a directed rounding.
-pub(crate) fn direct(result: f64, error: f64, round: Round) -> f64 {
-    if error == 0.0 || error.is_nan() || result.is_nan() {
-        return result;
-    }
-    let up = match round {
-        Round::Near | Round::Away => return result,
-        Round::Up => true,
-        Round::Down => false,
-        Round::Zero => result < 0.0 || (result == 0.0 && error < 0.0),
-    };
-    if up == (error > 0.0) {
-        if up { result.next_up() } else { result.next_down() }
-    } else {
-        result
-    }
 }
 
 /// Canonical NaN of a single.
@@ -329,8 +311,8 @@ mod tests {
         assert_eq!(round_to(1e300, F32, Round::Zero) as u32, 0x7f7f_ffff);
         assert_eq!(round_to(1e300, F32, Round::Near) as u32, 0x7f80_0000);
         assert_eq!(round_to(1e-300, F32, Round::Up) as u32, 1);
-        assert_eq!(pack(false, u64::MAX, 0, false, F64, Round::Zero), 18_446_744_073_709_549_568f64.to_bits());
-        assert_eq!(pack(true, u64::MAX, 0, false, F64, Round::Near), (-18_446_744_073_709_551_616f64).to_bits());
+        assert_eq!(pack(false, u64::MAX as u128, 0, false, F64, Round::Zero), 18_446_744_073_709_549_568f64.to_bits());
+        assert_eq!(pack(true, u64::MAX as u128, 0, false, F64, Round::Near), (-18_446_744_073_709_551_616f64).to_bits());
     }
 
     #[test]

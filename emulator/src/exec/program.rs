@@ -72,8 +72,6 @@ pub(crate) struct Access {
     /// Whether a register of the destination is a 16-bit one, so that signs are extended to 16 bits only.
     pub short: bool,
     pub order: Order,
-    /// Loads of constants are counted apart.
-    pub constant: bool,
 }
 
 /// What an atomic does.
@@ -185,7 +183,7 @@ pub(crate) enum MBarrier {
     /// Slot of the count or [`NONE`]; register of the state or [`NONE`]; bytes to expect, or [`NONE`].
     Arrive { count: u32, state: u32, expect: u32, drop: bool, arrive: bool },
     /// Predicate; state register (wide) or parity (narrow).
-    Test { dst: u32, state: Reg, wait: bool },
+    Test { dst: u32, state: Reg },
     PendingCount { dst: u32, state: u32 },
     /// An arrival when the lane's copies so far have landed.
     AsyncArrive { increment: bool },
@@ -244,7 +242,8 @@ pub(crate) enum Kind {
     Sync(Box<Sync>, u32),
     ActiveMask(u32),
     Bar(Box<Bar>),
-    Fence,
+    /// Whether it reaches beyond the block.
+    Fence(bool),
     AsyncCopy(Box<AsyncCopy>),
     AsyncCommit,
     /// Groups that may stay in flight; [`NONE`]: wait for all copies, committed or not.
@@ -301,7 +300,6 @@ pub(crate) enum Special {
 /// A shared variable.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedVariable {
-    pub name: String,
     pub size: usize,
     pub align: usize,
     /// Its size is that of the launch's dynamic shared memory.
@@ -313,6 +311,8 @@ pub(crate) struct SharedVariable {
 pub(crate) struct Function {
     pub name: String,
     pub entry: u32,
+    /// Where its code ends.
+    pub end: u32,
     pub frame: u32,
     pub params: Vec<Place>,
     pub returns: Vec<Place>,

@@ -74,9 +74,15 @@ struct Record {
     writer_tick: u32,
     writer_serial: u32,
     writer_time: u32,
+    writer_line: u32,
     reader_warps: u32,
+    /// Lanes of the one warp that read, and when the last did.
     reader_lanes: u32,
     reader_tick: u32,
+    /// Earlier readers that the later ones did not come after, and when the first of them read.
+    open_lanes: u32,
+    open_tick: u32,
+    reader_line: u32,
 }
 
 const FRESH: Record = Record {
@@ -88,9 +94,13 @@ const FRESH: Record = Record {
     writer_tick: 0,
     writer_serial: 0,
     writer_time: 0,
+    writer_line: 0,
     reader_warps: 0,
     reader_lanes: 0,
     reader_tick: 0,
+    open_lanes: 0,
+    open_tick: 0,
+    reader_line: 0,
 };
 
 /// How the lanes of one warp have met.
@@ -127,6 +137,8 @@ pub(crate) struct Toucher {
     pub lane: usize,
     /// Number of the instruction in the warp's run.
     pub serial: u32,
+    /// Its PTX line.
+    pub line: u32,
 }
 
 /// Why an access is wrong.
@@ -135,7 +147,7 @@ pub(crate) enum Wrong {
     OutOfBounds,
     Unwritten(u32),
     InFlight,
-    Race { warp: u8, lane: u8, wrote: bool },
+    Race { warp: u8, lane: u8, wrote: bool, line: u32 },
 }
 
 /// Shared memory of one block.
@@ -151,6 +163,8 @@ pub(crate) struct Shared {
     known: Vec<Knowledge>,
     /// Times of reads by each warp, for complex kernels.
     read_times: HashMap<usize, Box<Knowledge>>,
+    /// Ticks of reads by each lane, for warps of which parts have met.
+    read_ticks: HashMap<usize, Box<[u32; LANES]>>,
     /// What was released through an address.
     published: HashMap<u32, Knowledge>,
     fenced: u32,
@@ -171,6 +185,7 @@ impl Shared {
             now: 1,
             known: vec![[0; 32]; warps],
             read_times: HashMap::new(),
+            read_ticks: HashMap::new(),
             published: HashMap::new(),
             fenced: 0,
         }
@@ -192,6 +207,7 @@ impl Shared {
     fn advance(&mut self) {
         self.epoch += 1;
         self.read_times.clear();
+        self.read_ticks.clear();
     }
 
     /// All threads of the block have met.
@@ -256,6 +272,10 @@ impl Shared {
         if !self.complex || !(always || self.fenced >> warp & 1 == 1) {
             return;
         }
+        // Whoever acquires may be a lane of the same warp.
+        let clock = &mut self.lanes[warp];
+        clock.tick += 1;
+        clock.all = clock.tick;
         let mut mine = self.known[warp];
         mine[warp] = self.now;
         self.now += 1;
@@ -274,9 +294,9 @@ impl Shared {
         }
     }
 
-    /// Size in bytes, gaps and all.
-    pub fn size(&self) -> usize {
-        self.data.len()
+    /// Drops what was published through an address.
+    pub fn forget(&mut self, address: u32) {
+        self.published.remove(&address);
     }
 
     /// Checks existence and, for reads, that the bytes were written; marks writes.
@@ -369,7 +389,7 @@ impl Shared {
                 self.complex && known[warp as usize] >= record.writer_time
             };
             if !ordered {
-                return Err(Wrong::Race { warp, lane: record.writer_lane, wrote: true });
+                return Err(Wrong::Race { warp, lane: record.writer_lane, wrote: true, line: record.writer_line });
             }
         }
         // A write against the readers.
@@ -380,14 +400,27 @@ impl Shared {
                 let ordered = self.complex
                     && times.is_some_and(|t| (0..32).all(|w| others >> w & 1 == 0 || known[w] >= t[w]));
                 if !ordered {
-                    return Err(Wrong::Race { warp: others.trailing_zeros() as u8, lane: SEVERAL, wrote: false });
+                    return Err(Wrong::Race {
+                        warp: others.trailing_zeros() as u8,
+                        lane: SEVERAL,
+                        wrote: false,
+                        line: record.reader_line,
+                    });
                 }
             }
             if record.reader_warps >> who.warp & 1 == 1 && others == 0 {
-                let lanes = record.reader_lanes & !(1 << me);
-                let open = (0..LANES).find(|&l| lanes >> l & 1 == 1 && !clock.ordered(me, l, record.reader_tick));
+                let find = |lanes: u32, tick: u32| {
+                    (0..LANES).find(|&l| lanes & !(1 << me) & 1 << l != 0 && !clock.ordered(me, l, tick))
+                };
+                let open = find(record.reader_lanes, record.reader_tick)
+                    .or_else(|| find(record.open_lanes, record.open_tick));
                 if let Some(lane) = open {
-                    return Err(Wrong::Race { warp: who.warp as u8, lane: lane as u8, wrote: false });
+                    return Err(Wrong::Race {
+                        warp: who.warp as u8,
+                        lane: lane as u8,
+                        wrote: false,
+                        line: record.reader_line,
+                    });
                 }
             }
         }
@@ -400,17 +433,24 @@ impl Shared {
             record.writer_tick = tick;
             record.writer_serial = who.serial;
             record.writer_time = now;
+            record.writer_line = who.line;
         } else if !strong {
             if record.reader_warps != 1 << who.warp {
-                record.reader_lanes = 0;
+                (record.reader_lanes, record.open_lanes) = (0, 0);
             }
             record.reader_warps |= 1 << who.warp;
-            if clock.all > record.reader_tick {
+            record.reader_line = who.line;
+            if record.reader_lanes != 0 && record.reader_tick != tick {
+                // Whoever comes after this read comes after those before it; the others stay open.
+                let still = lanes_where(record.reader_lanes, |l| l != me && !clock.ordered(me, l, record.reader_tick));
+                if record.open_lanes == 0 {
+                    record.open_tick = record.reader_tick;
+                }
+                record.open_lanes |= still;
                 record.reader_lanes = 0;
             }
-            if record.reader_lanes == 0 {
-                record.reader_tick = tick;
-            }
+            record.open_lanes = lanes_where(record.open_lanes, |l| !clock.ordered(me, l, record.open_tick));
+            record.reader_tick = tick;
             record.reader_lanes |= 1 << me;
             if self.complex {
                 self.read_times.entry(key).or_insert_with(|| Box::new([0; 32]))[who.warp] = now;
@@ -440,6 +480,13 @@ impl Shared {
     pub fn set_bytes(&mut self, address: u32, data: &[u8]) {
         self.data[address as usize..address as usize + data.len()].copy_from_slice(data);
     }
+}
+
+fn lanes_where(mask: u32, keep: impl Fn(usize) -> bool) -> u32 {
+    if mask == 0 {
+        return 0;
+    }
+    (0..LANES).filter(|&l| mask >> l & 1 == 1 && keep(l)).map(|l| 1 << l).sum()
 }
 
 /// Passes over the banks for an access of `bytes` bytes by each lane, and the fewest that any addresses would need.
@@ -490,7 +537,7 @@ mod tests {
     use super::*;
 
     fn memory(complex: bool) -> Shared {
-        let v = SharedVariable { name: "v".into(), size: 256, align: 4, dynamic: false };
+        let v = SharedVariable { size: 256, align: 4, dynamic: false };
         let layout = Layout::new(&[&v], 0);
         let mut shared = Shared::new(&layout, 4, complex);
         shared.reset(&layout);
@@ -498,12 +545,12 @@ mod tests {
     }
 
     fn who(warp: usize, lane: usize) -> Toucher {
-        Toucher { warp, lane, serial: 1 }
+        Toucher { warp, lane, serial: 1, line: 0 }
     }
 
     #[test]
     fn variables_keep_their_distance_and_their_banks() {
-        let v = |size, align, dynamic| SharedVariable { name: String::new(), size, align, dynamic };
+        let v = |size, align, dynamic| SharedVariable { size, align, dynamic };
         let (a, b, c) = (v(12, 4, false), v(100, 16, false), v(0, 16, true));
         let layout = Layout::new(&[&a, &c, &b], 64);
         assert_eq!(layout.static_size, 116);

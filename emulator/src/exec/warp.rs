@@ -20,6 +20,8 @@ pub(crate) enum Wait {
     Lanes(u32),
     /// For a barrier of the block.
     Barrier(u32),
+    /// For the rest of the warp, before it ends.
+    Leaving,
 }
 
 /// Rows of a function that may be entered again, as they were before this call.

@@ -108,6 +108,7 @@ pub(super) fn function(
             f.out.initial_predicates.push((slot, value));
         }
     }
+    f.out.end = f.program.code.len() as u32;
     f.out.frame = f.frame.next_multiple_of(16);
     for i in 0..3 {
         f.out.rows[i] = first_rows[i]..f.rows[i];
@@ -253,7 +254,7 @@ impl Lower<'_> {
             PtxSpace::Shared => {
                 let id = self.program.shared.len() as u32;
                 let dynamic = v.external || v.size == 0;
-                self.program.shared.push(SharedVariable { name: v.name.clone(), size: v.size, align: v.align, dynamic });
+                self.program.shared.push(SharedVariable { size: v.size, align: v.align, dynamic });
                 self.declare(&v.name, Symbol::Shared(id));
             }
             _ => return Err(self.syntax(format!("a variable of this space (`{}`) inside a function is not supported", v.name))),
@@ -530,7 +531,7 @@ impl Lower<'_> {
             "ret" => (Kind::Ret, Class::Control),
             "exit" => (Kind::Exit, Class::Control),
             "trap" | "brkpt" => (Kind::Trap, Class::Control),
-            "membar" | "fence" => (Kind::Fence, Class::Fence),
+            "membar" | "fence" => (Kind::Fence(!inst.has("cta")), Class::Fence),
             // Hints, and waits that nothing here depends on.
             "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority" | "griddepcontrol" | "pmevent"
             | "setmaxnreg" => (Kind::Nop, Class::Other),
@@ -864,7 +865,6 @@ impl Lower<'_> {
             regs,
             short,
             order,
-            constant: space == PtxSpace::Const,
         };
         self.push(Kind::Load(Box::new(access)), class, true);
         Ok(())
@@ -886,7 +886,7 @@ impl Lower<'_> {
             _ => Class::StoreGlobal,
         };
         let width = ty.size().min(8) as u8;
-        let access = Access { address, width, signed: false, regs, short, order, constant: false };
+        let access = Access { address, width, signed: false, regs, short, order, };
         self.push(Kind::Store(Box::new(access)), class, true);
         Ok(())
     }
@@ -1352,7 +1352,7 @@ impl Lower<'_> {
                 let dst = self.dest(p, K::Pred)?;
                 let wide = !parity;
                 let slot = self.source(s, if wide { K::U64 } else { K::U32 })?;
-                (MBarrier::Test { dst, state: Reg { slot, wide }, wait: what == 5 }, a)
+                (MBarrier::Test { dst, state: Reg { slot, wide }  }, a)
             }
             (6, [d, s]) => {
                 let op = MBarrier::PendingCount { dst: self.word_dest(d)?, state: self.source(s, K::U64)? };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::exec::program::{Builtin, FUNCTION_WINDOW, Function, Kind, NONE, Program, SharedVariable};
+use crate::exec::program::{self as exec, Builtin, FUNCTION_WINDOW, Function, Instr, Kind, NONE, Program, SharedVariable};
 use crate::exec::shared::Layout;
 use crate::{Config, Memory, MemoryError};
 
@@ -114,7 +114,7 @@ impl Module {
             if v.space == Space::Shared {
                 globals.shared.insert(v.name.clone(), program.shared.len() as u32);
                 let dynamic = v.external || v.size == 0;
-                let shared = SharedVariable { name: v.name.clone(), size: v.size, align: v.align, dynamic };
+                let shared = SharedVariable { size: v.size, align: v.align, dynamic };
                 program.shared.push(shared);
             } else if !v.external {
                 let read_only = v.space == Space::Const;
@@ -248,6 +248,30 @@ fn mark_recursion(functions: &mut [Function]) {
     }
 }
 
+/// Whether threads may be ordered by more than barriers of the whole block: by barriers of some warps, by mbarriers,
+/// or through words of shared memory.
+fn needs_clocks<'a>(code: impl Iterator<Item = &'a Instr>) -> bool {
+    let (mut fences, mut words) = (false, false);
+    let shared = |s| matches!(s, exec::Space::Shared | exec::Space::Generic);
+    for instr in code {
+        match &instr.kind {
+            Kind::Bar(bar) if bar.count != NONE => return true,
+            Kind::MBarrier(..) => return true,
+            Kind::Fence(_) => fences = true,
+            Kind::Atomic(a) if shared(a.address.space) => {
+                words = true;
+                fences |= a.order.release;
+            }
+            Kind::Load(a) | Kind::Store(a) if a.order.strong && shared(a.address.space) => {
+                words = true;
+                fences |= a.order.release;
+            }
+            _ => {}
+        }
+    }
+    fences && words
+}
+
 /// A kernel, ready to launch.
 pub struct Kernel {
     pub(crate) program: Arc<Program>,
@@ -294,17 +318,8 @@ impl Kernel {
         let threads = tree.required_threads.or(tree.max_threads).map_or(1024, |t| t.iter().product());
         let declared = (function.rows[0].len() + 2 * function.rows[1].len()) as u32;
         let registers = declared.next_multiple_of(8).clamp(16, (65536 / threads.max(1)).clamp(16, 255));
-        // Code of the kernel and of what it calls.
-        let end = |entry: u32| {
-            let starts = program.functions.iter().map(|f| f.entry).filter(|&e| e > entry);
-            starts.min().unwrap_or(program.code.len() as u32)
-        };
-        let ranges = reached.iter().map(|&id| program.functions[id as usize].entry).chain([function.entry]);
-        let complex = ranges.flat_map(|entry| &program.code[entry as usize..end(entry) as usize]).any(|i| match &i.kind {
-            Kind::Bar(bar) => bar.count != NONE,
-            Kind::MBarrier(..) | Kind::Fence => true,
-            _ => false,
-        });
+        let code = reached.iter().map(|&id| &program.functions[id as usize]).chain([&function]);
+        let complex = needs_clocks(code.flat_map(|f| &program.code[f.entry as usize..f.end as usize]));
         Kernel {
             program: program.clone(),
             reached,

@@ -724,7 +724,10 @@ impl<'a> Parser<'a> {
     fn operand(&mut self) -> Res<Operand> {
         let t = self.peek();
         match t.kind {
-            TokenKind::Number => self.number(),
+            TokenKind::Number => {
+                let first = self.number()?;
+                self.expression(first, 0)
+            }
             TokenKind::Punct => match t.text {
                 "-" => {
                     self.next();
@@ -772,6 +775,46 @@ impl<'a> Parser<'a> {
                 Ok(if offset != 0 { Operand::Sum(name, offset) } else { Operand::Name(name) })
             }
             _ => self.error(format!("an operand expected, `{}` found", t.text)),
+        }
+    }
+
+    /// The rest of a constant expression of integers, down to operators of a least precedence.
+    fn expression(&mut self, first: Operand, least: u32) -> Res<Operand> {
+        let mut left = first;
+        loop {
+            let precedence = match self.peek().text {
+                "*" | "/" | "%" => 3,
+                "+" | "-" => 2,
+                "<" | ">" => 1,
+                _ => return Ok(left),
+            };
+            let Operand::Int(a) = left else { return Ok(left) };
+            if precedence < least {
+                return Ok(left);
+            }
+            let operator = self.next().text;
+            if precedence == 1 {
+                // Shifts are two tokens.
+                self.expect(operator)?;
+            }
+            let negative = self.eat("-");
+            let next = self.number()?;
+            let right = self.expression(next, precedence + 1)?;
+            let Operand::Int(b) = right else { return self.error("an integer expected") };
+            let b = if negative { -b } else { b };
+            let value = match operator {
+                "*" => a.checked_mul(b),
+                "/" => a.checked_div(b),
+                "%" => a.checked_rem(b),
+                "+" => a.checked_add(b),
+                "-" => a.checked_sub(b),
+                "<" => u32::try_from(b).ok().and_then(|b| a.checked_shl(b)),
+                _ => u32::try_from(b).ok().and_then(|b| a.checked_shr(b)),
+            };
+            match value {
+                Some(v) => left = Operand::Int(v),
+                None => return self.error("the expression has no value"),
+            }
         }
     }
 
