@@ -297,7 +297,7 @@ fn odd(value: f64) -> f32 {
         return nearest;
     }
     let away = u32::from(back.abs() > value.abs());
-    f32::from_bits(nearest.to_bits() - away | 1)
+    f32::from_bits((nearest.to_bits() - away) | 1)
 }
 
 /// Labels or ids of both sides as codes: equal integers have equal codes.

@@ -34,6 +34,7 @@ pub struct Input<'a, S: ?Sized, U: ?Sized> {
 /// What a step gives.
 pub struct Output {
     pub loss: f32,
+    #[allow(dead_code, reason = "not every example learns its scale")]
     pub scale_gradient: f32,
     pub x_gradient: Vec<f32>,
     /// `None` in the shared case.

@@ -40,20 +40,42 @@ impl Images {
         self.size / self.width * self.columns(half).len()
     }
 
-    /// The chosen images, one a row.
-    pub fn rows(&self, chosen: &[usize]) -> Vec<f32> {
-        chosen.iter().flat_map(|&i| self.image(i).iter().copied()).collect()
+    /// All images, one a row.
+    pub fn rows(&self) -> Vec<f32> {
+        self.pixels.clone()
     }
 
-    /// One half of the chosen images, one a row.
-    pub fn halves(&self, half: Half, chosen: &[usize]) -> Vec<f32> {
-        let lines = chosen.iter().flat_map(|&i| self.image(i).chunks(self.width));
+    /// One half of all images, one a row.
+    pub fn halves(&self, half: Half) -> Vec<f32> {
+        let lines = self.pixels.chunks(self.width);
         lines.flat_map(|line| line[self.columns(half)].iter().copied()).collect()
     }
 
-    /// Labels of the chosen images.
-    pub fn labels(&self, chosen: &[usize]) -> Vec<u32> {
-        chosen.iter().map(|&i| self.labels[i]).collect()
+    /// The chosen images.
+    pub fn subset(&self, chosen: &[usize]) -> Self {
+        Self {
+            pixels: chosen.iter().flat_map(|&i| self.image(i).iter().copied()).collect(),
+            labels: chosen.iter().map(|&i| self.labels[i]).collect(),
+            ..*self
+        }
+    }
+
+    /// The chosen images, each moved by a random pixel up or down and left or right: small sets
+    /// of images are learned by heart otherwise.
+    pub fn shifted(&self, chosen: &[usize], random: &mut Rng) -> Self {
+        let mut shifted = self.subset(chosen);
+        let (height, width) = ((self.size / self.width) as isize, self.width as isize);
+        for (to, &i) in shifted.pixels.chunks_mut(self.size).zip(chosen) {
+            let from = self.image(i);
+            let (down, right) = (random.isize(-1..=1), random.isize(-1..=1));
+            for (place, pixel) in to.iter_mut().enumerate() {
+                let row = place as isize / width - down;
+                let column = place as isize % width - right;
+                let inside = (0..height).contains(&row) && (0..width).contains(&column);
+                *pixel = if inside { from[(row * width + column) as usize] } else { 0.0 };
+            }
+        }
+        shifted
     }
 
     /// Those images whose class is `wanted`.
@@ -70,15 +92,9 @@ impl Images {
         (self.subset(first), self.subset(second))
     }
 
-    /// The lower half of the classes here, the upper half there.
-    pub fn split_classes(&self, upper: &Self) -> (Self, Self) {
-        let classes = self.labels.iter().max().map_or(0, |&last| last + 1);
-        let half = classes.div_ceil(2);
-        (self.of_classes(|class| class < half), upper.of_classes(|class| class >= half))
-    }
-
-    fn subset(&self, chosen: &[usize]) -> Self {
-        Self { pixels: self.rows(chosen), labels: self.labels(chosen), ..*self }
+    /// How many of the classes are for training in an experiment on unseen ones: half.
+    fn known_classes(&self) -> u32 {
+        self.labels.iter().max().map_or(0, |&last| last + 1).div_ceil(2)
     }
 
     fn image(&self, i: usize) -> &[f32] {
@@ -137,11 +153,42 @@ impl Data {
         }
     }
 
-    /// Images of the lower half of the classes to train on, of the upper half to test on.
-    pub fn split_classes(&self) -> (Images, Images) {
-        match self {
-            Self::Digits(images) => images.split_classes(images),
-            Self::Idx { train, test } => train.split_classes(test),
+    /// Images for an experiment on unseen classes.
+    pub fn split_classes(&self, random: &mut Rng) -> Classes {
+        let (train, test) = self.split(random);
+        let half = train.known_classes();
+        let unseen = match self {
+            // Nothing of these classes was trained on: all of them serve.
+            Self::Digits(images) => images,
+            Self::Idx { .. } => &test,
+        };
+        Classes {
+            train: train.of_classes(|class| class < half),
+            known: test.of_classes(|class| class < half),
+            unseen: unseen.of_classes(|class| class >= half),
+        }
+    }
+}
+
+/// Images for an experiment on unseen classes.
+pub struct Classes {
+    /// Of the lower half of the classes, to train on.
+    pub train: Images,
+    /// Others of the same classes.
+    pub known: Images,
+    /// Of the upper half of the classes.
+    pub unseen: Images,
+}
+
+impl Classes {
+    /// The same experiment within the training images, to choose options by.
+    pub fn held_back(self, random: &mut Rng) -> Self {
+        let half = self.train.known_classes();
+        let (train, known) = self.train.split(0.8, random);
+        Self {
+            train: train.of_classes(|class| class < half),
+            known: known.of_classes(|class| class < half),
+            unseen: self.train.of_classes(|class| class >= half),
         }
     }
 }

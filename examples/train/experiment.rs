@@ -7,13 +7,13 @@ use indicatif::ProgressBar;
 use metric_kernels::metrics::{Evaluation, Histogram, PrecisionRecall};
 use metric_kernels::{Batch, Host, Loss, Matrix, Result};
 
-use crate::data::{Half, Images};
+use crate::data::{Classes, Half, Images};
 use crate::engine::{AnyEngine, Input};
 use crate::tower::Tower;
 
-/// Width of the hidden layer and of the embedding.
-const HIDDEN: usize = 128;
-const EMBEDDING: usize = 32;
+/// Widths of the hidden layer and of the embedding.
+const WIDTHS: [usize; 2] = [256, EMBEDDING];
+const EMBEDDING: usize = 64;
 
 /// What stays the same whatever the loss.
 #[derive(Clone, Copy)]
@@ -32,6 +32,9 @@ pub struct Outcome {
     pub average_precision: f64,
     pub curve: PrecisionRecall,
     pub histogram: Histogram,
+    /// Recall@1 and average precision for new images of the classes trained on, in the experiment
+    /// on unseen classes.
+    pub known: Option<[f64; 2]>,
     /// Per training step, towers included.
     pub seconds_per_step: f64,
 }
@@ -46,7 +49,8 @@ pub fn match_halves(
     bar: &ProgressBar,
 ) -> Result<Outcome> {
     let mut random = Rng::with_seed(settings.seed);
-    let mut tower = |half| Tower::new(&[train.half_size(half), HIDDEN, EMBEDDING], &mut random);
+    let mut tower =
+        |half| Tower::new(&train.halves(half), train.half_size(half), &WIDTHS, &mut random);
     let (mut left, mut right) = (tower(Half::Left), tower(Half::Right));
 
     let mut order: Vec<usize> = (0..train.len()).collect();
@@ -55,8 +59,9 @@ pub fn match_halves(
     for _ in 0..settings.epochs {
         random.shuffle(&mut order);
         for chosen in order.chunks_exact(batch_size) {
-            let x = left.forward(train.halves(Half::Left, chosen))?;
-            let y = right.forward(train.halves(Half::Right, chosen))?;
+            let images = train.subset(chosen);
+            let x = left.forward(images.halves(Half::Left))?;
+            let y = right.forward(images.halves(Half::Right))?;
             let input = Input {
                 x: &x[..],
                 y: Some(&y[..]),
@@ -71,9 +76,8 @@ pub fn match_halves(
         }
     }
 
-    let all: Vec<usize> = (0..test.len()).collect();
-    let x = left.forward(test.halves(Half::Left, &all))?;
-    let y = right.forward(test.halves(Half::Right, &all))?;
+    let x = left.forward(test.halves(Half::Left))?;
+    let y = right.forward(test.halves(Half::Right))?;
     let x = Matrix::new(&x, test.len(), EMBEDDING)?;
     let y = Matrix::new(&y, test.len(), EMBEDDING)?;
     evaluate(Batch::new(x, y), clock.seconds_per_step())
@@ -84,12 +88,13 @@ pub fn match_halves(
 pub fn group_classes(
     engine: &mut AnyEngine,
     loss: &impl Loss,
-    (train, test): (&Images, &Images),
+    images: &Classes,
     settings: Settings,
     bar: &ProgressBar,
 ) -> Result<Outcome> {
     let mut random = Rng::with_seed(settings.seed);
-    let mut tower = Tower::new(&[train.size(), HIDDEN, EMBEDDING], &mut random);
+    let train = &images.train;
+    let mut tower = Tower::new(&train.rows(), train.size(), &WIDTHS, &mut random);
 
     let mut classes = by_class(train);
     let each = (settings.batch_size / classes.len()).max(2);
@@ -102,13 +107,13 @@ pub fn group_classes(
             // As many images of every class: C classes × K images.
             let members = classes.iter().flat_map(|members| &members[step * each..][..each]);
             let chosen: Vec<usize> = members.copied().collect();
-            let labels = train.labels(&chosen);
-            let x = tower.forward(train.rows(&chosen))?;
+            let images = train.shifted(&chosen, &mut random);
+            let x = tower.forward(images.rows())?;
             let input = Input {
                 x: &x[..],
                 y: None,
                 shape: [chosen.len(), chosen.len(), EMBEDDING],
-                labels: Some([&labels[..]; 2]),
+                labels: Some([&images.labels[..]; 2]),
                 ids: None,
             };
             let step = engine.step(loss, &input)?;
@@ -117,18 +122,27 @@ pub fn group_classes(
         }
     }
 
-    let all: Vec<usize> = (0..test.len()).collect();
-    let embeddings = tower.forward(test.rows(&all))?;
-    let embeddings = Matrix::new(&embeddings, test.len(), EMBEDDING)?;
-    evaluate(Batch::shared(embeddings).labels(&test.labels, &test.labels), clock.seconds_per_step())
+    test_classes(images, |images| tower.forward(images.rows()), clock.seconds_per_step())
 }
 
-/// What the raw pixels would find, for comparison.
-pub fn untrained_classes(test: &Images) -> Result<Outcome> {
-    let all: Vec<usize> = (0..test.len()).collect();
-    let pixels = test.rows(&all);
-    let pixels = Matrix::new(&pixels, test.len(), test.size())?;
-    evaluate(Batch::shared(pixels).labels(&test.labels, &test.labels), 0.0)
+/// What the pixels themselves would find, for comparison.
+pub fn untrained_classes(images: &Classes) -> Result<Outcome> {
+    test_classes(images, |images| Ok(images.rows()), 0.0)
+}
+
+fn test_classes(
+    images: &Classes,
+    mut embed: impl FnMut(&Images) -> Result<Vec<f32>>,
+    seconds_per_step: f64,
+) -> Result<Outcome> {
+    let mut test = |images: &Images| {
+        let embeddings = embed(images)?;
+        let rows = Matrix::new(&embeddings, images.len(), embeddings.len() / images.len())?;
+        evaluate(Batch::shared(rows).labels(&images.labels, &images.labels), seconds_per_step)
+    };
+    let known = test(&images.known)?;
+    let unseen = test(&images.unseen)?;
+    Ok(Outcome { known: Some([known.recall[0], known.average_precision]), ..unseen })
 }
 
 fn evaluate(batch: Batch<'_, Host, f32>, seconds_per_step: f64) -> Result<Outcome> {
@@ -140,6 +154,7 @@ fn evaluate(batch: Batch<'_, Host, f32>, seconds_per_step: f64) -> Result<Outcom
         average_precision: curve.average_precision(),
         curve,
         histogram: test.histogram(-1.0..=1.0, 80)?,
+        known: None,
         seconds_per_step,
     })
 }

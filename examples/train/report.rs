@@ -38,17 +38,25 @@ impl Runs {
 
 /// One line a loss.
 pub fn table(title: &str, runs: &[Runs]) -> String {
-    let head = ["loss", "scale", "Recall@1", "Recall@5", "AP, all pairs", "s/step"];
-    let mut lines = vec![head.map(str::to_string)];
+    let known = runs.iter().flat_map(|run| &run.outcomes).any(|outcome| outcome.known.is_some());
+    let mut head = vec!["loss", "scale", "Recall@1", "Recall@5", "AP, all pairs", "s/step"];
+    if known {
+        head.extend(["known: Recall@1", "known: AP"]);
+    }
+    let mut lines = vec![head.iter().map(ToString::to_string).collect::<Vec<_>>()];
     for run in runs {
-        lines.push([
+        let mut line = vec![
             run.name.clone(),
             run.scale.map_or("–".into(), |scale| scale.to_string()),
             run.cell(|outcome| outcome.recall[0]),
             run.cell(|outcome| outcome.recall[1]),
             run.cell(|outcome| outcome.average_precision),
-            run.scale.map_or("–".into(), |_| format!("{:.5}", run.mean(|o| o.seconds_per_step))),
-        ]);
+            run.scale.map_or("–".into(), |_| format!("{:.4}", run.mean(|o| o.seconds_per_step))),
+        ];
+        if known {
+            line.extend([0, 1].map(|which| run.cell(|o| o.known.map_or(f64::NAN, |k| k[which]))));
+        }
+        lines.push(line);
     }
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
     let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0)).collect();

@@ -9,6 +9,8 @@ use metric_kernels::{CpuEngine, Matrix, Result, ops};
 /// Dense layers with ReLU between them.
 pub struct Tower {
     engine: CpuEngine,
+    /// Subtracted from every input: the mean of those to come.
+    centre: Vec<f32>,
     layers: Vec<Layer>,
     updates: i32,
 }
@@ -24,8 +26,11 @@ struct Layer {
 }
 
 impl Tower {
-    /// A tower of these widths, input first, embedding last.
-    pub fn new(widths: &[usize], random: &mut Rng) -> Self {
+    /// A tower for inputs like `samples`; `widths` are those of the layers behind them, the
+    /// embedding's last.
+    pub fn new(samples: &[f32], input: usize, widths: &[usize], random: &mut Rng) -> Self {
+        let count = (samples.len() / input) as f32;
+        let column = |c: usize| samples.iter().skip(c).step_by(input).sum::<f32>() / count;
         let layer = |pair: &[usize]| {
             let (fan_in, fan_out) = (pair[0], pair[1]);
             // Uniform with variance 2/fan_in (He et al. 2015) keeps activations level under ReLU.
@@ -39,14 +44,21 @@ impl Tower {
                 inputs: Vec::new(),
             }
         };
-        let layers = widths.windows(2).map(layer).collect();
-        Self { engine: CpuEngine::new(), layers, updates: 0 }
+        Self {
+            engine: CpuEngine::new(),
+            centre: (0..input).map(column).collect(),
+            layers: [&[input], widths].concat().windows(2).map(layer).collect(),
+            updates: 0,
+        }
     }
 
     /// n inputs to n embeddings.
     pub fn forward(&mut self, inputs: Vec<f32>) -> Result<Vec<f32>> {
         let last = self.layers.len() - 1;
         let mut values = inputs;
+        for row in values.chunks_mut(self.centre.len()) {
+            row.iter_mut().zip(&self.centre).for_each(|(value, centre)| *value -= centre);
+        }
         for (number, layer) in self.layers.iter_mut().enumerate() {
             layer.inputs = values;
             let shape = (layer.fan_in, layer.fan_out);
