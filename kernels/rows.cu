@@ -333,37 +333,36 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Terms found = terms[row];
     const double weight =
         matrix ? total->weight_top + log(total->weight) : log_weight(found, top, z, s);
-    const double none = -1.0 / 0.0;
     // Without negatives or without positives neither side has a gradient. NaN is not `empty`.
     const bool empty = z == 0.0 || (matrix ? total->weight == 0.0 : weight == ABSENT);
     const double log_sum = log(z);
-    const double negatives = static_cast<double>(normalized ? total->anchors : total->positives);
-    const double factor = (normalized ? -log(2.0) : log(s)) - (mean ? log(negatives) : 0.0);
-    double negative, offset, hard;
+    const double divisor =
+        mean ? static_cast<double>(normalized ? total->anchors : total->positives) : 1.0;
+    double negative, positive, offset = log_sum;
     float base = top;
     if (normalized) {
-        negative = factor - log_sum;
-        hard = factor - weight;
-        const double margin_of_hardest = s * (static_cast<double>(top) - found.hardest) + log_sum;
-        offset = log_sum + hard;
-        if (margin_of_hardest < 0.0) {
-            // margin_of_hardest + hard, without the margin that both hold and that may dwarf the rest.
+        const double half = 0.5 / divisor;
+        negative = half / z;
+        positive = half * exp(-weight);
+        const double hardest = s * (static_cast<double>(top) - found.hardest) + log_sum;
+        if (hardest < 0.0) {
+            // hardest - weight, without the margin that both hold and that may dwarf the rest.
             base = found.hardest;
-            offset = factor + softplus(margin_of_hardest) - log(static_cast<double>(found.weight));
+            offset = softplus(hardest) - log(static_cast<double>(found.weight));
+            positive = half;
         }
     } else {
-        negative = factor + weight - log_sum;
-        hard = factor;
-        offset = log_sum + hard;
+        positive = s / divisor;
+        negative = positive * exp(weight) / z;
     }
     // Where no negative exists M is -inf and must not meet another infinity.
     const bool unset = top == -INFINITE;
     out.maximum[row] = unset ? 0.0f : top;
-    out.log2_sum[row] = (empty && unset ? none : log_sum) * LOG2E_F64;
+    out.log2_sum[row] = (empty && unset ? 0.0 : log_sum) * LOG2E_F64;
     out.base[row] = empty ? 0.0f : base;
-    out.negative[row] = (empty ? none : negative) * LOG2E_F64;
-    out.offset[row] = (empty ? none : offset) * LOG2E_F64;
-    out.hard[row] = (empty ? none : hard) * LOG2E_F64;
+    out.offset[row] = empty ? 0.0f : offset * LOG2E_F64;
+    out.negative[row] = empty ? 0.0f : negative;
+    out.positive[row] = empty ? 0.0f : positive;
 }
 
 // total (+)= the sum of `count` values, in a fixed tree. Grid: 1.

@@ -84,35 +84,36 @@ __device__ __forceinline__ Terms merge(const Terms& a, const Terms& b, float max
     return Terms{hard, weight, a.loss + b.loss, a.count + b.count};
 }
 
-// Gradient coefficients of a row, from which every weight of the row follows, in units of ln 2.
-//   negative:   2^(s2 (S - maximum) + negative)
-//   positive:  -2^(offset + s2 (base - S)) / (1 + 2^u)    where u <= 0
-//              -2^hard / (1 + 2^-u)                       where u > 0
-// with s2 = s log2(e), u = s2 (maximum - S) + log2_sum. `base` is `maximum`, or, where all
-// positives are easy and weights are normalised, the hardest positive's similarity: `offset` is
-// then of ordinary size where `hard` is not. Twin of launch::Coefficients; arrays of one f32 a row.
+// Gradient coefficients of a row, from which every weight of the row follows:
+//   negative:   negative * 2^(s2 (S - maximum))
+//   positive:  -positive * 2^(offset + s2 (base - S)) / (1 + 2^u)    where u <= 0
+//              -positive / (1 + 2^-u)                                where u > 0
+// with s2 = s log2(e), u = s2 (maximum - S) + log2_sum. `base` is `maximum` and `offset` is
+// `log2_sum`, or, where all positives are easy and weights are normalised, `base` is the hardest
+// positive's similarity: `offset` is then of ordinary size where ln W is not.
+// Twin of launch::Coefficients; arrays of one f32 a row.
 struct Coefficients {
     float* maximum;
     float* negative;
     float* log2_sum;
     float* base;
     float* offset;
-    float* hard;
+    float* positive;
 };
 
 __device__ __forceinline__ float negative_weight(float similarity, float maximum, float negative,
                                                  float scale2) {
-    return ptx::ex2(fmaf(scale2, similarity - maximum, negative));
+    return negative * ptx::ex2(scale2 * (similarity - maximum));
 }
 
 __device__ __forceinline__ float positive_weight(float similarity, const Coefficients& rows,
                                                  unsigned row, float scale2) {
     const float margin = fmaf(scale2, rows.maximum[row] - similarity, rows.log2_sum[row]);
     const float share = ptx::rcp(1.0f + ptx::ex2(-fabsf(margin)));
-    const float exponent = margin > 0.0f
-                               ? rows.hard[row]
-                               : fmaf(scale2, rows.base[row] - similarity, rows.offset[row]);
-    return -ptx::ex2(exponent) * share;
+    const float easy =
+        margin > 0.0f ? 1.0f
+                      : ptx::ex2(fmaf(scale2, rows.base[row] - similarity, rows.offset[row]));
+    return -rows.positive[row] * easy * share;
 }
 
 }  // namespace epilogue

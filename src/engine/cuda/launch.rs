@@ -127,7 +127,7 @@ pub(super) struct Coefficients {
     pub log2_sum: Address,
     pub base: Address,
     pub offset: Address,
-    pub hard: Address,
+    pub positive: Address,
 }
 
 /// Bytes of epilogue::Terms, of one row.

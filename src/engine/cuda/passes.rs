@@ -535,7 +535,7 @@ impl Pass<'_> {
             log2_sum: address(2),
             base: address(3),
             offset: address(4),
-            hard: address(5),
+            positive: address(5),
         };
         let (want_x, want_y) = (out.x.data != 0, out.y.data != 0);
         let unit = |region: Region, out: Output, rows: usize| {
