@@ -169,9 +169,8 @@ fn a_buffer_of_another_context() {
     let one_elsewhere = stream.clone_htod(&[1.0_f32]).unwrap();
     let five = cuda.upload(&[0_u32, 1, 2, 3, 4]);
     let four = cuda.upload(&[0_u32, 1, 2, 3]);
-    let far = Matrix::new(&elsewhere, N, D).unwrap();
-    refused!(cuda, buffers, LOSS(1.0), |_x, y| Batch::new(far, y), "x");
-    refused!(cuda, buffers, LOSS(1.0), |x, _y| Batch::new(x, far), "y");
+    refused!(cuda, buffers, LOSS(1.0), |_x, y| Batch::new(Matrix::new(&elsewhere, N, D).unwrap(), y), "x");
+    refused!(cuda, buffers, LOSS(1.0), |x, _y| Batch::new(x, Matrix::new(&elsewhere, N, D).unwrap()), "y");
     refused!(cuda, buffers, LOSS(1.0), |x, y| Batch::new(x, y).labels(&keys_elsewhere, &five), "labels");
     refused!(cuda, buffers, LOSS(1.0), |x, y| Batch::new(x, y).labels(&four, &five_elsewhere), "labels");
     refused!(cuda, buffers, LOSS(1.0), |x, y| Batch::new(x, y).ids(&keys_elsewhere, &five), "ids");
@@ -192,7 +191,7 @@ fn a_buffer_of_another_context() {
     assert_names(&error, "gradient x");
     let left = stream.clone_dtoh(&out_elsewhere).unwrap();
     assert!(left.iter().all(|value| value.to_bits() == SENTINEL.to_bits()));
-    assert_names(&ops::normalize(&mut cuda.0, far).map(drop).unwrap_err(), "x");
+    assert_names(&ops::normalize(&mut cuda.0, Matrix::new(&elsewhere, N, D).unwrap()).map(drop).unwrap_err(), "x");
 
     let kernels = common::cuda::kernels().unwrap();
     assert_names(&CudaEngine::new(kernels, stream).map(drop).unwrap_err(), "stream");

@@ -27,7 +27,7 @@ fn the_second_step_allocates_nothing() {
         let problem = problem(loss, DType::F32);
         let uploaded = Uploaded::<Cuda, f32>::new(&mut cuda, &problem, (0, 0), false);
         let loss = AnyLoss::of(&problem);
-        let mut step = |engine: &mut CudaEngine| {
+        let step = |engine: &mut CudaEngine| {
             let forward = loss.forward(engine, uploaded.batch()).unwrap();
             let gradients = loss.backward(engine, &forward, 1.0).unwrap();
             let (value, all) = loss.loss_and_gradients(engine, uploaded.batch()).unwrap();
