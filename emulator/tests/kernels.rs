@@ -30,7 +30,12 @@ impl Machine {
         ptr
     }
 
-    fn download<T, const N: usize>(&self, ptr: u64, n: usize, from: impl Fn([u8; N]) -> T) -> Vec<T> {
+    fn download<T, const N: usize>(
+        &self,
+        ptr: u64,
+        n: usize,
+        from: impl Fn([u8; N]) -> T,
+    ) -> Vec<T> {
         let mut bytes = vec![0; n * N];
         self.memory.read(ptr, &mut bytes).unwrap();
         bytes.chunks_exact(N).map(|c| from(c.try_into().unwrap())).collect()
@@ -46,7 +51,8 @@ impl Machine {
                 Arg::Int(i) => params.extend(i.to_le_bytes()),
             }
         }
-        launch(&self.memory, &kernel, shape, &params, &self.config).unwrap_or_else(|f| panic!("{f}"))
+        launch(&self.memory, &kernel, shape, &params, &self.config)
+            .unwrap_or_else(|f| panic!("{f}"))
     }
 }
 
@@ -109,7 +115,8 @@ fn local_arrays_and_wide_integers() {
         m.run("arrays", &line(1, 64), &[Pointer(out), Pointer(input), Int(20)]);
         let got = m.download(out, 64, f64::from_le_bytes);
         for t in 0..64 {
-            let mut local: Vec<(f64, f64)> = (0..8).map(|i| ((i - 4) as f64, i as f64 * 0.5)).collect();
+            let mut local: Vec<(f64, f64)> =
+                (0..8).map(|i| ((i - 4) as f64, i as f64 * 0.5)).collect();
             let mut sum = 0.0;
             for v in &values {
                 let k = ((v + t) & 7) as usize;
@@ -119,7 +126,8 @@ fn local_arrays_and_wide_integers() {
             assert_eq!(got[t as usize], sum);
         }
         let a: Vec<u64> = (0..64).map(|i| 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(i + 1)).collect();
-        let b: Vec<u64> = (0..64).map(|i| (0xbf58_476d_1ce4_e5b9u64.wrapping_mul(i + 3)) >> i).collect();
+        let b: Vec<u64> =
+            (0..64).map(|i| (0xbf58_476d_1ce4_e5b9u64.wrapping_mul(i + 3)) >> i).collect();
         let (pa, pb) = (m.upload(&a, u64::to_le_bytes), m.upload(&b, u64::to_le_bytes));
         let out = m.memory.alloc(8 * 6 * 64).unwrap();
         m.run("wide", &line(1, 64), &[Pointer(out), Pointer(pa), Pointer(pb)]);
@@ -163,12 +171,18 @@ fn mathematical_functions() {
         for (k, w) in want.into_iter().enumerate().filter(|(_, w)| !w.is_nan()) {
             let got = singles[8 * i + k] as f64;
             // The sums cancel, hence the absolute part.
-            assert!((got - w).abs() <= 1e-6 * w.abs().max(1.0), "function {k} of {v}: {got} not {w}");
+            assert!(
+                (got - w).abs() <= 1e-6 * w.abs().max(1.0),
+                "function {k} of {v}: {got} not {w}"
+            );
         }
         let want = [d.sin(), d.exp(), (d.abs() + 1.0).ln(), (d.abs() + 0.5).powf(0.3) / 7.0];
         for (k, w) in want.into_iter().enumerate() {
             let got = doubles[4 * i + k];
-            assert!((got - w).abs() <= 1e-14 * w.abs().max(1e-2), "double {k} of {v}: {got} not {w}");
+            assert!(
+                (got - w).abs() <= 1e-14 * w.abs().max(1e-2),
+                "double {k} of {v}: {got} not {w}"
+            );
         }
     }
 }
@@ -184,7 +198,9 @@ fn bytes_and_shorts() {
         m.run("bytes", &line(8, 128), &[Pointer(out), Pointer(a), Pointer(b), Int(n)]);
         let got = m.download(out, n as usize, |[b]: [u8; 1]| b);
         for i in 0..n as usize {
-            let want = input[i] as i32 * 3 + (shorts[i] >> 2) as i32 + input[n as usize - 1 - i] as i8 as i32;
+            let want = input[i] as i32 * 3
+                + (shorts[i] >> 2) as i32
+                + input[n as usize - 1 - i] as i8 as i32;
             assert_eq!(got[i], want as u8);
         }
     });
@@ -201,7 +217,11 @@ fn sums_histograms_and_compaction() {
         m.run("block_sum", &line(6, 128), &[Pointer(out), Pointer(input), Int(n)]);
         assert_eq!(m.download(out, 6, f32::from_le_bytes).iter().sum::<f32>(), sum);
         let partial = m.memory.alloc(4 * 6).unwrap();
-        m.run("last_block", &line(6, 256), &[Pointer(out), Pointer(partial), Pointer(input), Int(n)]);
+        m.run(
+            "last_block",
+            &line(6, 256),
+            &[Pointer(out), Pointer(partial), Pointer(input), Int(n)],
+        );
         assert_eq!(m.download(out, 1, f32::from_le_bytes)[0], sum);
 
         let letters: Vec<u8> = (0..n).map(|i| (i * i % 251) as u8).collect();
@@ -258,7 +278,14 @@ fn matrix_product_on_tensor_cores() {
         let b: Vec<f32> = (0..cols * k).map(|i| value(i * 3 + 1)).collect();
         let (pa, pb) = (m.upload(&a, half), m.upload(&b, half));
         let out = m.memory.alloc(4 * rows * cols).unwrap();
-        let args = [Pointer(pa), Pointer(pb), Pointer(out), Int(rows as i32), Int(cols as i32), Int(k as i32)];
+        let args = [
+            Pointer(pa),
+            Pointer(pb),
+            Pointer(out),
+            Int(rows as i32),
+            Int(cols as i32),
+            Int(k as i32),
+        ];
         let counters = m.run("matmul", &Launch::new([3, 2, 1], [128, 1, 1]), &args);
         let got = m.download(out, rows * cols, f32::from_le_bytes);
         for r in 0..rows {
@@ -305,6 +332,9 @@ fn speed() {
     for _ in 0..3 {
         let (counters, seconds) = sgemm(&m, 256);
         let rate = counters.thread_instructions() as f64 / seconds / 1e6;
-        println!("{} thread instructions in {seconds:.3} s: {rate:.1} million a second", counters.thread_instructions());
+        println!(
+            "{} thread instructions in {seconds:.3} s: {rate:.1} million a second",
+            counters.thread_instructions()
+        );
     }
 }

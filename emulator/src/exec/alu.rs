@@ -1,7 +1,9 @@
 //! The arithmetic: from an opcode with its modifiers to the function that computes it over a warp's lanes.
 
 use super::convert;
-use super::float::{self, MinMax, Round, canon, flush, from_bf16, from_f16, saturate, to_bf16, to_f16};
+use super::float::{
+    self, MinMax, Round, canon, flush, from_bf16, from_f16, saturate, to_bf16, to_f16,
+};
 use super::regs::{Alu, AluFn, Cell, IMM, LANES, Regs, SRC, Slots, hot, lanes, op, plain, twice};
 use crate::ptx::parser::Type;
 use crate::report::Class;
@@ -158,7 +160,10 @@ const RELU: u32 = 32;
 
 /// Rounding and flags of the general float route, packed in an immediate.
 fn flags(round: Round, ftz: bool, sat: bool, relu: bool) -> u32 {
-    round as u32 | if ftz { FTZ } else { 0 } | if sat { SAT } else { 0 } | if relu { RELU } else { 0 }
+    round as u32
+        | if ftz { FTZ } else { 0 }
+        | if sat { SAT } else { 0 }
+        | if relu { RELU } else { 0 }
 }
 
 #[inline(always)]
@@ -186,7 +191,8 @@ fn halves(a: u32, b: u32, f: impl Fn(u16, u16) -> u16) -> u32 {
 
 #[inline(always)]
 fn halves3(a: u32, b: u32, c: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
-    f(a as u16, b as u16, c as u16) as u32 | (f((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16) as u32) << 16
+    f(a as u16, b as u16, c as u16) as u32
+        | (f((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16) as u32) << 16
 }
 
 /// f16 input flush: subnormals become zeros of their sign.
@@ -285,7 +291,8 @@ fn f32_min_max(a: f32, b: f32, f: u32) -> f32 {
 
 /// Comparison operators in the order of their numbers, as [`compare`] takes them. The unordered twins come 8 later.
 const COMPARISONS: [&str; 18] = [
-    "eq", "ne", "lt", "le", "gt", "ge", "num", "nan", "equ", "neu", "ltu", "leu", "gtu", "geu", "lo", "ls", "hi", "hs",
+    "eq", "ne", "lt", "le", "gt", "ge", "num", "nan", "equ", "neu", "ltu", "leu", "gtu", "geu",
+    "lo", "ls", "hi", "hs",
 ];
 
 /// What a comparison answers for (less, equal, greater, unordered).
@@ -351,7 +358,12 @@ fn flush16_if(v: u16, imm: u32) -> f32 {
 
 /// Chooses the operation for an opcode; `None` where there is none of that form.
 /// `operands` is the number of operands written, by which some forms differ.
-pub(crate) fn select(opcode: &str, mods: &Mods, operands: usize, two_results: bool) -> Option<Selected> {
+pub(crate) fn select(
+    opcode: &str,
+    mods: &Mods,
+    operands: usize,
+    two_results: bool,
+) -> Option<Selected> {
     let (alu, imm, class) = arithmetic(opcode, mods, operands, two_results)?;
     if !mods.all_used() {
         return None;
@@ -374,9 +386,8 @@ fn arithmetic(opcode: &str, mods: &Mods, operands: usize, two_results: bool) -> 
         "min" | "max" => minimum(opcode == "max", mods, operands),
         "neg" | "abs" => sign(opcode == "neg", mods),
         "and" | "or" | "xor" | "not" | "cnot" | "shl" | "shr" => logic(opcode, mods),
-        "bfe" | "bfi" | "bfind" | "brev" | "clz" | "popc" | "fns" | "lop3" | "prmt" | "shf" | "bmsk" | "szext" => {
-            bits(opcode, mods, operands)
-        }
+        "bfe" | "bfi" | "bfind" | "brev" | "clz" | "popc" | "fns" | "lop3" | "prmt" | "shf"
+        | "bmsk" | "szext" => bits(opcode, mods, operands),
         "sad" | "mul24" | "mad24" | "dp4a" | "dp2a" => integer_sums(opcode, mods),
         "setp" => setp(mods, operands, two_results),
         "set" => set(mods, operands),
@@ -414,17 +425,21 @@ fn add_mul(opcode: &str, mods: &Mods, operands: usize) -> Choice {
         return carry_out(opcode, part, ty);
     }
     let alu = match (opcode, part, sat) {
-        ("add", None, true) if ty == Type::S32 => op!(|a: i32, b: i32; _i| -> i32 { a.saturating_add(b) }),
-        ("sub", None, true) if ty == Type::S32 => op!(|a: i32, b: i32; _i| -> i32 { a.saturating_sub(b) }),
+        ("add", None, true) if ty == Type::S32 => {
+            op!(|a: i32, b: i32; _i| -> i32 { a.saturating_add(b) })
+        }
+        ("sub", None, true) if ty == Type::S32 => {
+            op!(|a: i32, b: i32; _i| -> i32 { a.saturating_sub(b) })
+        }
         ("add", None, false) if matches!(ty, Type::U16x2 | Type::S16x2) => {
             op!(|a: u32, b: u32; _i| -> u32 { halves(a, b, |x, y| x.wrapping_add(y)) })
         }
         ("add", None, false) => by_int!(ty, T => op!(|a: T, b: T; _i| -> T { a.wrapping_add(b) }))?,
         ("sub", None, false) => by_int!(ty, T => op!(|a: T, b: T; _i| -> T { a.wrapping_sub(b) }))?,
-        ("mul", Some(0), false) => by_int!(ty, T => op!(|a: T, b: T; _i| -> T { a.wrapping_mul(b) }))?,
-        ("mul", Some(1), false) => {
-            by_int!(ty, T => op!(|a: T, b: T; _i| -> T { high(a, b) }))?
+        ("mul", Some(0), false) => {
+            by_int!(ty, T => op!(|a: T, b: T; _i| -> T { a.wrapping_mul(b) }))?
         }
+        ("mul", Some(1), false) => by_int!(ty, T => op!(|a: T, b: T; _i| -> T { high(a, b) }))?,
         ("mul", Some(2), false) => match ty {
             Type::U16 => op!(|a: u16, b: u16; _i| -> u32 { a as u32 * b as u32 }),
             Type::S16 => op!(|a: i16, b: i16; _i| -> i32 { a as i32 * b as i32 }),
@@ -442,10 +457,18 @@ fn add_mul(opcode: &str, mods: &Mods, operands: usize) -> Choice {
             op!(|a: i32, b: i32, c: i32; _i| -> i32 { high(a, b).saturating_add(c) })
         }
         ("mad", Some(2), false) => match ty {
-            Type::U16 => op!(|a: u16, b: u16, c: u32; _i| -> u32 { (a as u32 * b as u32).wrapping_add(c) }),
-            Type::S16 => op!(|a: i16, b: i16, c: i32; _i| -> i32 { (a as i32 * b as i32).wrapping_add(c) }),
-            Type::U32 => op!(|a: u32, b: u32, c: u64; _i| -> u64 { (a as u64 * b as u64).wrapping_add(c) }),
-            Type::S32 => op!(|a: i32, b: i32, c: i64; _i| -> i64 { (a as i64 * b as i64).wrapping_add(c) }),
+            Type::U16 => {
+                op!(|a: u16, b: u16, c: u32; _i| -> u32 { (a as u32 * b as u32).wrapping_add(c) })
+            }
+            Type::S16 => {
+                op!(|a: i16, b: i16, c: i32; _i| -> i32 { (a as i32 * b as i32).wrapping_add(c) })
+            }
+            Type::U32 => {
+                op!(|a: u32, b: u32, c: u64; _i| -> u64 { (a as u64 * b as u64).wrapping_add(c) })
+            }
+            Type::S32 => {
+                op!(|a: i32, b: i32, c: i64; _i| -> i64 { (a as i64 * b as i64).wrapping_add(c) })
+            }
             _ => return None,
         },
         _ => return None,
@@ -545,10 +568,16 @@ fn float_arithmetic(opcode: &str, mods: &Mods) -> Choice {
     if ty == Type::F32x2 {
         let alu = match (opcode, round, sat) {
             (_, _, true) => return None,
-            ("add", ..) => op!(|a: u64, b: u64; i| -> u64 { pairs(a, b, 0, i, |x, y, _| float::add_odd(x, y)) }),
-            ("sub", ..) => op!(|a: u64, b: u64; i| -> u64 { pairs(a, b, 0, i, |x, y, _| float::add_odd(x, -y)) }),
+            ("add", ..) => {
+                op!(|a: u64, b: u64; i| -> u64 { pairs(a, b, 0, i, |x, y, _| float::add_odd(x, y)) })
+            }
+            ("sub", ..) => {
+                op!(|a: u64, b: u64; i| -> u64 { pairs(a, b, 0, i, |x, y, _| float::add_odd(x, -y)) })
+            }
             ("mul", ..) => op!(|a: u64, b: u64; i| -> u64 { pairs(a, b, 0, i, |x, y, _| x * y) }),
-            ("fma", ..) => op!(|a: u64, b: u64, c: u64; i| -> u64 { pairs(a, b, c, i, float::fma_odd) }),
+            ("fma", ..) => {
+                op!(|a: u64, b: u64, c: u64; i| -> u64 { pairs(a, b, c, i, float::fma_odd) })
+            }
             _ => return None,
         };
         return Some((alu, flags(round, ftz, false, false), Class::F32));
@@ -561,11 +590,19 @@ fn float_arithmetic(opcode: &str, mods: &Mods) -> Choice {
             ("add", Round::Near) => hot!(|a: f64, b: f64; _i| -> f64 { a + b }),
             ("sub", Round::Near) => hot!(|a: f64, b: f64; _i| -> f64 { a - b }),
             ("mul", Round::Near) => hot!(|a: f64, b: f64; _i| -> f64 { a * b }),
-            ("fma" | "mad", Round::Near) => hot!(|a: f64, b: f64, c: f64; _i| -> f64 { a.mul_add(b, c) }),
+            ("fma" | "mad", Round::Near) => {
+                hot!(|a: f64, b: f64, c: f64; _i| -> f64 { a.mul_add(b, c) })
+            }
             ("add", _) => op!(|a: f64, b: f64; i| -> f64 { super::wide::add64(a, b, round_of(i)) }),
-            ("sub", _) => op!(|a: f64, b: f64; i| -> f64 { super::wide::add64(a, -b, round_of(i)) }),
-            ("mul", _) => op!(|a: f64, b: f64; i| -> f64 { super::wide::fma64(a, b, None, round_of(i)) }),
-            ("fma" | "mad", _) => op!(|a: f64, b: f64, c: f64; i| -> f64 { super::wide::fma64(a, b, Some(c), round_of(i)) }),
+            ("sub", _) => {
+                op!(|a: f64, b: f64; i| -> f64 { super::wide::add64(a, -b, round_of(i)) })
+            }
+            ("mul", _) => {
+                op!(|a: f64, b: f64; i| -> f64 { super::wide::fma64(a, b, None, round_of(i)) })
+            }
+            ("fma" | "mad", _) => {
+                op!(|a: f64, b: f64, c: f64; i| -> f64 { super::wide::fma64(a, b, Some(c), round_of(i)) })
+            }
             _ => return None,
         };
         return Some((alu, round as u32, Class::F64));
@@ -575,16 +612,30 @@ fn float_arithmetic(opcode: &str, mods: &Mods) -> Choice {
         ("add", true, false) => hot!(|a: f32, b: f32; _i| -> f32 { canon(a + b) }),
         ("sub", true, false) => hot!(|a: f32, b: f32; _i| -> f32 { canon(a - b) }),
         ("mul", true, false) => hot!(|a: f32, b: f32; _i| -> f32 { canon(a * b) }),
-        ("fma" | "mad", true, false) => hot!(|a: f32, b: f32, c: f32; _i| -> f32 { canon(a.mul_add(b, c)) }),
-        ("add", true, true) => hot!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) + flush(b))) }),
-        ("sub", true, true) => hot!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) - flush(b))) }),
-        ("mul", true, true) => hot!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) * flush(b))) }),
+        ("fma" | "mad", true, false) => {
+            hot!(|a: f32, b: f32, c: f32; _i| -> f32 { canon(a.mul_add(b, c)) })
+        }
+        ("add", true, true) => {
+            hot!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) + flush(b))) })
+        }
+        ("sub", true, true) => {
+            hot!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) - flush(b))) })
+        }
+        ("mul", true, true) => {
+            hot!(|a: f32, b: f32; _i| -> f32 { canon(flush(flush(a) * flush(b))) })
+        }
         ("fma" | "mad", true, true) => {
             hot!(|a: f32, b: f32, c: f32; _i| -> f32 { canon(flush(flush(a).mul_add(flush(b), flush(c)))) })
         }
-        ("add", ..) => op!(|a: f32, b: f32; i| -> f32 { sum(input(a, i) as f64, input(b, i) as f64, i) }),
-        ("sub", ..) => op!(|a: f32, b: f32; i| -> f32 { sum(input(a, i) as f64, -input(b, i) as f64, i) }),
-        ("mul", ..) => op!(|a: f32, b: f32; i| -> f32 { output(input(a, i) as f64 * input(b, i) as f64, i) }),
+        ("add", ..) => {
+            op!(|a: f32, b: f32; i| -> f32 { sum(input(a, i) as f64, input(b, i) as f64, i) })
+        }
+        ("sub", ..) => {
+            op!(|a: f32, b: f32; i| -> f32 { sum(input(a, i) as f64, -input(b, i) as f64, i) })
+        }
+        ("mul", ..) => {
+            op!(|a: f32, b: f32; i| -> f32 { output(input(a, i) as f64 * input(b, i) as f64, i) })
+        }
         ("fma" | "mad", ..) => op!(|a: f32, b: f32, c: f32; i| -> f32 {
             sum(input(a, i) as f64 * input(b, i) as f64, input(c, i) as f64, i)
         }),
@@ -618,9 +669,15 @@ fn half_arithmetic(opcode: &str, mods: &Mods) -> Choice {
         ("sub", Type::F16) => op!(|a: u16, b: u16; i| -> u16 { f16_sub(a, b, i) }),
         ("mul", Type::F16) => op!(|a: u16, b: u16; i| -> u16 { f16_mul(a, b, i) }),
         ("fma", Type::F16) => op!(|a: u16, b: u16, c: u16; i| -> u16 { f16_fma(a, b, c, i) }),
-        ("add", Type::F16x2) => op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| f16_add(x, y, i)) }),
-        ("sub", Type::F16x2) => op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| f16_sub(x, y, i)) }),
-        ("mul", Type::F16x2) => op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| f16_mul(x, y, i)) }),
+        ("add", Type::F16x2) => {
+            op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| f16_add(x, y, i)) })
+        }
+        ("sub", Type::F16x2) => {
+            op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| f16_sub(x, y, i)) })
+        }
+        ("mul", Type::F16x2) => {
+            op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| f16_mul(x, y, i)) })
+        }
         ("fma", Type::F16x2) => {
             op!(|a: u32, b: u32, c: u32; i| -> u32 { halves3(a, b, c, |x, y, z| f16_fma(x, y, z, i)) })
         }
@@ -628,9 +685,15 @@ fn half_arithmetic(opcode: &str, mods: &Mods) -> Choice {
         ("sub", Type::Bf16) => op!(|a: u16, b: u16; i| -> u16 { bf16_sub(a, b, i) }),
         ("mul", Type::Bf16) => op!(|a: u16, b: u16; i| -> u16 { bf16_mul(a, b, i) }),
         ("fma", Type::Bf16) => op!(|a: u16, b: u16, c: u16; i| -> u16 { bf16_fma(a, b, c, i) }),
-        ("add", Type::Bf16x2) => op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| bf16_add(x, y, i)) }),
-        ("sub", Type::Bf16x2) => op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| bf16_sub(x, y, i)) }),
-        ("mul", Type::Bf16x2) => op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| bf16_mul(x, y, i)) }),
+        ("add", Type::Bf16x2) => {
+            op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| bf16_add(x, y, i)) })
+        }
+        ("sub", Type::Bf16x2) => {
+            op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| bf16_sub(x, y, i)) })
+        }
+        ("mul", Type::Bf16x2) => {
+            op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| bf16_mul(x, y, i)) })
+        }
         ("fma", Type::Bf16x2) => {
             op!(|a: u32, b: u32, c: u32; i| -> u32 { halves3(a, b, c, |x, y, z| bf16_fma(x, y, z, i)) })
         }
@@ -689,9 +752,10 @@ fn minimum(max: bool, mods: &Mods, operands: usize) -> Choice {
         | if relu { RELU } else { 0 };
     let float = |alu, class| Some((alu, f, class));
     match ty {
-        Type::F32 if operands == 4 => {
-            float(op!(|a: f32, b: f32, c: f32; i| -> f32 { f32_min_max(f32_min_max(a, b, i), c, i) }), Class::F32)
-        }
+        Type::F32 if operands == 4 => float(
+            op!(|a: f32, b: f32, c: f32; i| -> f32 { f32_min_max(f32_min_max(a, b, i), c, i) }),
+            Class::F32,
+        ),
         Type::F32 => float(hot!(|a: f32, b: f32; i| -> f32 { f32_min_max(a, b, i) }), Class::F32),
         Type::F64 => float(
             op!(|a: f64, b: f64; i| -> f64 { float::min_max(a, b, how(i)).unwrap_or(f64::NAN) }),
@@ -699,12 +763,14 @@ fn minimum(max: bool, mods: &Mods, operands: usize) -> Choice {
         ),
         Type::F16 => float(op!(|a: u16, b: u16; i| -> u16 { f16_min_max(a, b, i) }), Class::Half),
         Type::Bf16 => float(op!(|a: u16, b: u16; i| -> u16 { bf16_min_max(a, b, i) }), Class::Half),
-        Type::F16x2 => {
-            float(op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| f16_min_max(x, y, i)) }), Class::Half)
-        }
-        Type::Bf16x2 => {
-            float(op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| bf16_min_max(x, y, i)) }), Class::Half)
-        }
+        Type::F16x2 => float(
+            op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| f16_min_max(x, y, i)) }),
+            Class::Half,
+        ),
+        Type::Bf16x2 => float(
+            op!(|a: u32, b: u32; i| -> u32 { halves(a, b, |x, y| bf16_min_max(x, y, i)) }),
+            Class::Half,
+        ),
         _ if ftz || nan || xorsign => None,
         Type::U16x2 => float(
             op!(|a: u32, b: u32; i| -> u32 {
@@ -750,8 +816,12 @@ fn sign(neg: bool, mods: &Mods) -> Choice {
         (Type::F64, false) => op!(|a: u64; _i| -> u64 { a & !(1 << 63) }),
         (Type::F16, _) if ftz && neg => op!(|a: u16; _i| -> u16 { flush16(a) ^ 0x8000 }),
         (Type::F16, _) if ftz => op!(|a: u16; _i| -> u16 { flush16(a) & 0x7fff }),
-        (Type::F16x2, _) if ftz && neg => op!(|a: u32; _i| -> u32 { halves(a, 0, |x, _| flush16(x) ^ 0x8000) }),
-        (Type::F16x2, _) if ftz => op!(|a: u32; _i| -> u32 { halves(a, 0, |x, _| flush16(x) & 0x7fff) }),
+        (Type::F16x2, _) if ftz && neg => {
+            op!(|a: u32; _i| -> u32 { halves(a, 0, |x, _| flush16(x) ^ 0x8000) })
+        }
+        (Type::F16x2, _) if ftz => {
+            op!(|a: u32; _i| -> u32 { halves(a, 0, |x, _| flush16(x) & 0x7fff) })
+        }
         (Type::F16 | Type::Bf16, true) => op!(|a: u16; _i| -> u16 { a ^ 0x8000 }),
         (Type::F16 | Type::Bf16, false) => op!(|a: u16; _i| -> u16 { a & 0x7fff }),
         (Type::F16x2 | Type::Bf16x2, true) => op!(|a: u32; _i| -> u32 { a ^ 0x8000_8000 }),
@@ -791,8 +861,12 @@ fn logic(opcode: &str, mods: &Mods) -> Choice {
         "xor" => by_bits!(ty, T => op!(|a: T, b: T; _i| -> T { a ^ b }))?,
         "not" => by_bits!(ty, T => op!(|a: T; _i| -> T { !a }))?,
         "cnot" => by_bits!(ty, T => op!(|a: T; _i| -> T { (a == 0) as T }))?,
-        "shl" => by_bits!(ty, T => op!(|a: T, n: u32; _i| -> T { if n < T::BITS { a << n } else { 0 } }))?,
-        _ => by_int!(ty, T => op!(|a: T, n: u32; _i| -> T { a >> n.min(T::BITS - 1) >> (n >= T::BITS) as u32 }))?,
+        "shl" => {
+            by_bits!(ty, T => op!(|a: T, n: u32; _i| -> T { if n < T::BITS { a << n } else { 0 } }))?
+        }
+        _ => {
+            by_int!(ty, T => op!(|a: T, n: u32; _i| -> T { a >> n.min(T::BITS - 1) >> (n >= T::BITS) as u32 }))?
+        }
     };
     Some((alu, 0, Class::Integer))
 }
@@ -807,14 +881,18 @@ fn bits(opcode: &str, mods: &Mods, operands: usize) -> Choice {
             Type::B32 => op!(|a: u32, b: u32, pos: u32, len: u32; _i| -> u32 {
                 insert(a as u64, b as u64, pos, len, 32) as u32
             }),
-            Type::B64 => op!(|a: u64, b: u64, pos: u32, len: u32; _i| -> u64 { insert(a, b, pos, len, 64) }),
+            Type::B64 => {
+                op!(|a: u64, b: u64, pos: u32, len: u32; _i| -> u64 { insert(a, b, pos, len, 64) })
+            }
             _ => return None,
         },
         "bfind" => {
             imm = mods.take("shiftamt") as u32;
             match mods.ty()? {
                 Type::U32 => op!(|a: u32; i| -> u32 { find_top(a as u64, 32, i) }),
-                Type::S32 => op!(|a: i32; i| -> u32 { find_top((a ^ a >> 31) as u32 as u64, 32, i) }),
+                Type::S32 => {
+                    op!(|a: i32; i| -> u32 { find_top((a ^ a >> 31) as u32 as u64, 32, i) })
+                }
                 Type::U64 => op!(|a: u64; i| -> u32 { find_top(a, 64, i) }),
                 Type::S64 => op!(|a: i64; i| -> u32 { find_top((a ^ a >> 63) as u64, 64, i) }),
                 _ => return None,
@@ -836,7 +914,9 @@ fn bits(opcode: &str, mods: &Mods, operands: usize) -> Choice {
         }
         "prmt" => {
             mods.ty()?;
-            imm = mods.one_of(&["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"]).map_or(0, |i| i as u32 + 1);
+            imm = mods
+                .one_of(&["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"])
+                .map_or(0, |i| i as u32 + 1);
             op!(|a: u32, b: u32, c: u32; i| -> u32 { permute(a, b, c, i) })
         }
         "shf" => {
@@ -940,7 +1020,9 @@ pub(crate) fn find_nth(mask: u32, base: u32, offset: i32) -> u32 {
 fn logic3(a: u32, b: u32, c: u32, lut: u32) -> u32 {
     let mut r = 0;
     for i in 0..8 {
-        let term = (if i & 4 != 0 { a } else { !a }) & (if i & 2 != 0 { b } else { !b }) & (if i & 1 != 0 { c } else { !c });
+        let term = (if i & 4 != 0 { a } else { !a })
+            & (if i & 2 != 0 { b } else { !b })
+            & (if i & 1 != 0 { c } else { !c });
         r |= if lut >> i & 1 == 1 { term } else { 0 };
     }
     r
@@ -1029,12 +1111,12 @@ fn byte(v: u32, k: u32, signed: u32) -> i32 {
 
 #[inline(always)]
 fn low24u(a: u32, b: u32, shift: u32) -> u32 {
-    ((a as u64 & 0xff_ffff) * (b as u64 & 0xff_ffff) >> shift) as u32
+    (((a as u64 & 0xff_ffff) * (b as u64 & 0xff_ffff)) >> shift) as u32
 }
 
 #[inline(always)]
 fn low24s(a: i32, b: i32, shift: u32) -> i32 {
-    ((a << 8 >> 8) as i64 * (b << 8 >> 8) as i64 >> shift) as i32
+    (((a << 8 >> 8) as i64 * (b << 8 >> 8) as i64) >> shift) as i32
 }
 
 /// `setp`: one or two predicates. A third operand joins them with another predicate.
@@ -1102,7 +1184,8 @@ fn set(mods: &Mods, operands: usize) -> Choice {
         _ => return None,
     };
     let packed_source = matches!(from, Type::F16x2 | Type::Bf16x2);
-    imm |= ((from == Type::Bf16x2) as u32) << 11 | (if one == !0 && packed_source { 0xffff } else { one & 0xffff }) << 12;
+    imm |= ((from == Type::Bf16x2) as u32) << 11
+        | (if one == !0 && packed_source { 0xffff } else { one & 0xffff }) << 12;
     macro_rules! forms {
         ($a:ident, $b:ident, $t:ty, $v:expr, $i:ident) => {
             match (one, operands) {
@@ -1146,9 +1229,15 @@ fn moves(opcode: &str, mods: &Mods) -> Choice {
         _ => {
             let by = mods.ty()?;
             match (by, ty) {
-                (Type::S32, Type::F32) => op!(|a: f32, b: f32, c: i32; _i| -> f32 { if c >= 0 { a } else { b } }),
-                (Type::S32, Type::F64) => op!(|a: f64, b: f64, c: i32; _i| -> f64 { if c >= 0 { a } else { b } }),
-                (Type::S32, _) => by_bits!(ty, T => op!(|a: T, b: T, c: i32; _i| -> T { if c >= 0 { a } else { b } }))?,
+                (Type::S32, Type::F32) => {
+                    op!(|a: f32, b: f32, c: i32; _i| -> f32 { if c >= 0 { a } else { b } })
+                }
+                (Type::S32, Type::F64) => {
+                    op!(|a: f64, b: f64, c: i32; _i| -> f64 { if c >= 0 { a } else { b } })
+                }
+                (Type::S32, _) => {
+                    by_bits!(ty, T => op!(|a: T, b: T, c: i32; _i| -> T { if c >= 0 { a } else { b } }))?
+                }
                 (Type::F32, Type::F32) => op!(|a: f32, b: f32, c: f32; i| -> f32 {
                     if input(c, i) >= 0.0 { a } else { b }
                 }),
@@ -1166,7 +1255,8 @@ fn moves(opcode: &str, mods: &Mods) -> Choice {
 }
 
 fn testp(mods: &Mods) -> Choice {
-    let imm = mods.one_of(&["finite", "infinite", "number", "notanumber", "normal", "subnormal"])? as u32;
+    let imm =
+        mods.one_of(&["finite", "infinite", "number", "notanumber", "normal", "subnormal"])? as u32;
     let alu = match mods.ty()? {
         Type::F32 => op!(|a: f32; i| -> bool { property(a.classify(), i) }),
         Type::F64 => op!(|a: f64; i| -> bool { property(a.classify(), i) }),
@@ -1208,9 +1298,13 @@ fn special(opcode: &str, mods: &Mods) -> Choice {
     let f = flags(round, ftz, false, false);
     let alu = match (opcode, ty) {
         ("rcp", Type::F32) if round == Round::Near => unary!(a => 1.0 / a),
-        ("rcp", Type::F32) => op!(|a: f32; i| -> f32 { output(float::div_odd(1.0, input(a, i) as f64), i) }),
+        ("rcp", Type::F32) => {
+            op!(|a: f32; i| -> f32 { output(float::div_odd(1.0, input(a, i) as f64), i) })
+        }
         ("sqrt", Type::F32) if round == Round::Near => unary!(a => a.sqrt()),
-        ("sqrt", Type::F32) => op!(|a: f32; i| -> f32 { output(float::sqrt_odd(input(a, i) as f64), i) }),
+        ("sqrt", Type::F32) => {
+            op!(|a: f32; i| -> f32 { output(float::sqrt_odd(input(a, i) as f64), i) })
+        }
         ("rsqrt", Type::F32) => unary!(a => 1.0 / a.sqrt()),
         ("sin", Type::F32) => unary!(a => a.sin()),
         ("cos", Type::F32) => unary!(a => a.cos()),
@@ -1219,17 +1313,27 @@ fn special(opcode: &str, mods: &Mods) -> Choice {
         ("tanh", Type::F32) => unary!(a => a.tanh()),
         // The approximate reciprocal of a double looks at its upper word only.
         ("rcp", Type::F64) if approximate => op!(|a: f64; _i| -> f64 { upper(1.0 / upper(a)) }),
-        ("rsqrt", Type::F64) if approximate => op!(|a: f64; _i| -> f64 { upper(1.0 / upper(a).sqrt()) }),
+        ("rsqrt", Type::F64) if approximate => {
+            op!(|a: f64; _i| -> f64 { upper(1.0 / upper(a).sqrt()) })
+        }
         ("rcp", Type::F64) => op!(|a: f64; i| -> f64 { super::wide::div64(1.0, a, round_of(i)) }),
         ("sqrt", Type::F64) => op!(|a: f64; i| -> f64 { super::wide::sqrt64(a, round_of(i)) }),
         ("ex2", Type::F16) => op!(|a: u16; i| -> u16 { finish_f16(f16_in(a, i).exp2(), i) }),
-        ("ex2", Type::F16x2) => op!(|a: u32; i| -> u32 { halves(a, 0, |x, _| finish_f16(f16_in(x, i).exp2(), i)) }),
+        ("ex2", Type::F16x2) => {
+            op!(|a: u32; i| -> u32 { halves(a, 0, |x, _| finish_f16(f16_in(x, i).exp2(), i)) })
+        }
         ("ex2", Type::Bf16) => op!(|a: u16; _i| -> u16 { finish_bf16(bf16_in(a).exp2(), 0) }),
-        ("ex2", Type::Bf16x2) => op!(|a: u32; _i| -> u32 { halves(a, 0, |x, _| finish_bf16(bf16_in(x).exp2(), 0)) }),
+        ("ex2", Type::Bf16x2) => {
+            op!(|a: u32; _i| -> u32 { halves(a, 0, |x, _| finish_bf16(bf16_in(x).exp2(), 0)) })
+        }
         ("tanh", Type::F16) => op!(|a: u16; i| -> u16 { finish_f16(f16_in(a, i).tanh(), i) }),
-        ("tanh", Type::F16x2) => op!(|a: u32; i| -> u32 { halves(a, 0, |x, _| finish_f16(f16_in(x, i).tanh(), i)) }),
+        ("tanh", Type::F16x2) => {
+            op!(|a: u32; i| -> u32 { halves(a, 0, |x, _| finish_f16(f16_in(x, i).tanh(), i)) })
+        }
         ("tanh", Type::Bf16) => op!(|a: u16; _i| -> u16 { finish_bf16(bf16_in(a).tanh(), 0) }),
-        ("tanh", Type::Bf16x2) => op!(|a: u32; _i| -> u32 { halves(a, 0, |x, _| finish_bf16(bf16_in(x).tanh(), 0)) }),
+        ("tanh", Type::Bf16x2) => {
+            op!(|a: u32; _i| -> u32 { halves(a, 0, |x, _| finish_bf16(bf16_in(x).tanh(), 0)) })
+        }
         _ => return None,
     };
     Some((alu, f, if ty == Type::F64 && !approximate { Class::F64 } else { class }))

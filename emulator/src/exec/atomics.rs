@@ -22,7 +22,9 @@ pub(crate) fn combine(op: AtomOp, ty: AtomType, ftz: bool, old: u64, src: u64, s
         AtomOp::Or => return old | src,
         AtomOp::Xor => return old ^ src,
         AtomOp::Inc => return if old as u32 >= src as u32 { 0 } else { old + 1 },
-        AtomOp::Dec => return if old as u32 == 0 || old as u32 > src as u32 { src } else { old - 1 },
+        AtomOp::Dec => {
+            return if old as u32 == 0 || old as u32 > src as u32 { src } else { old - 1 };
+        }
         AtomOp::Cas => {
             let mask = if width(ty) >= 8 { !0 } else { (1 << (8 * width(ty))) - 1 };
             return if old & mask == src & mask { swap } else { old };
@@ -44,7 +46,9 @@ pub(crate) fn combine(op: AtomOp, ty: AtomType, ftz: bool, old: u64, src: u64, s
     let bf16 = |a: u16, b: u16| {
         let (x, y) = (from_bf16(a) as f64, from_bf16(b) as f64);
         match op {
-            AtomOp::Add => float::round_to(float::add_odd(x, y), float::BF16, float::Round::Near) as u16,
+            AtomOp::Add => {
+                float::round_to(float::add_odd(x, y), float::BF16, float::Round::Near) as u16
+            }
             _ => float::min_max(x, y, how).map_or(0x7fff, |v| to_bf16(v as f32)),
         }
     };
@@ -59,9 +63,9 @@ pub(crate) fn combine(op: AtomOp, ty: AtomType, ftz: bool, old: u64, src: u64, s
             float::min_max(a, b, how).map_or(float::NAN32, |v| (v as f32).to_bits()) as u64
         }
         (AtomType::F64, AtomOp::Add) => (f64::from_bits(old) + f64::from_bits(src)).to_bits(),
-        (AtomType::F64, _) => {
-            float::min_max(f64::from_bits(old), f64::from_bits(src), how).unwrap_or(f64::NAN).to_bits()
-        }
+        (AtomType::F64, _) => float::min_max(f64::from_bits(old), f64::from_bits(src), how)
+            .unwrap_or(f64::NAN)
+            .to_bits(),
         (AtomType::F16, _) => f16(old as u16, src as u16) as u64,
         (AtomType::Bf16, _) => bf16(old as u16, src as u16) as u64,
         (AtomType::F16x2, _) => halves(&f16),

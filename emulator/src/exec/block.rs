@@ -114,7 +114,9 @@ impl<'a> Block<'a> {
                 for &(reg, initial) in &f.initial {
                     let row: [u64; LANES] = std::array::from_fn(|lane| match initial {
                         Initial::Bits(bits) => bits,
-                        Initial::Shared(id, offset) => run.shared_address(id).wrapping_add_signed(offset),
+                        Initial::Shared(id, offset) => {
+                            run.shared_address(id).wrapping_add_signed(offset)
+                        }
                         Initial::Special(s) => run.special(s, [0; 3], w as u32, lane as u32),
                     });
                     if reg.wide {
@@ -155,7 +157,8 @@ impl<'a> Block<'a> {
         self.linear = linear;
         self.index = [linear % gx, linear / gx % gy, linear / gx / gy];
         self.shared.reset(&run.layout);
-        self.random = Random(run.config.seed ^ (linear as u64 + 1).wrapping_mul(0xd129_42e1_6c57_f4a5));
+        self.random =
+            Random(run.config.seed ^ (linear as u64 + 1).wrapping_mul(0xd129_42e1_6c57_f4a5));
         self.barriers.fill(Barrier::default());
         self.mbarriers.clear();
         (self.releases, self.fenced, self.acquired) = (0, false, 0);
@@ -230,7 +233,8 @@ impl<'a> Block<'a> {
         // The lowest place first: so loops end before what follows them, and branches join again. But a group that
         // spins must let the others go on.
         let spinning = warp.patience > 64;
-        let impatient = count > 1 && (spinning || seed != 0 && self.random.next().is_multiple_of(8));
+        let impatient =
+            count > 1 && (spinning || seed != 0 && self.random.next().is_multiple_of(8));
         let chosen = if impatient {
             ready().nth(self.random.next() as usize % count)
         } else {
@@ -279,8 +283,11 @@ impl<'a> Block<'a> {
             *budget -= 1;
             let instr = &code[group.pc as usize];
             let warp = &mut self.warps[w];
-            let mask =
-                if instr.guard == NONE { group.mask } else { group.mask & warp.regs.predicate(instr.guard) };
+            let mask = if instr.guard == NONE {
+                group.mask
+            } else {
+                group.mask & warp.regs.predicate(instr.guard)
+            };
             if instr.counted {
                 let count = &mut self.counters.classes[instr.class as usize];
                 count.warp += 1;
@@ -296,7 +303,8 @@ impl<'a> Block<'a> {
                         // SAFETY: the lowering took the function from a table that asked what this machine can run.
                         unsafe { f(&mut warp.regs, slots, mask) };
                         if instr.exponentials != 0 {
-                            self.counters.exponentials += (mask.count_ones() * instr.exponentials as u32) as u64;
+                            self.counters.exponentials +=
+                                (mask.count_ones() * instr.exponentials as u32) as u64;
                         }
                     }
                     group.pc += 1;
@@ -311,7 +319,11 @@ impl<'a> Block<'a> {
                     }
                     if !alone {
                         limit = meeting(&group, &self.warps[w]);
-                        if self.warps[w].groups.iter().any(|g| g.wait == Wait::Ready && g.pc == group.pc) {
+                        if self.warps[w]
+                            .groups
+                            .iter()
+                            .any(|g| g.wait == Wait::Ready && g.pc == group.pc)
+                        {
                             self.warps[w].add(group);
                             return Ok(());
                         }
@@ -410,11 +422,19 @@ impl<'a> Block<'a> {
                 }
                 Kind::Trap => {
                     let lane = mask.trailing_zeros() as usize;
-                    return Err(self.fault(FaultKind::Trap, w, lane, group.pc, None, "the kernel stopped itself".into()));
+                    return Err(self.fault(
+                        FaultKind::Trap,
+                        w,
+                        lane,
+                        group.pc,
+                        None,
+                        "the kernel stopped itself".into(),
+                    ));
                 }
                 // From here on: what only the active lanes do, and what may change the group.
                 _ if mask != group.mask => {
-                    let rest = Group { mask: group.mask & !mask, pc: group.pc + 1, ..group.clone() };
+                    let rest =
+                        Group { mask: group.mask & !mask, pc: group.pc + 1, ..group.clone() };
                     group.mask = mask;
                     // The count above was for both parts.
                     self.warps[w].add(rest);
@@ -426,7 +446,8 @@ impl<'a> Block<'a> {
                     return self.control(w, group);
                 }
                 _ => {
-                    let simple = matches!(&instr.kind, Kind::Sync(..)) && self.together(w, &mut group)?;
+                    let simple =
+                        matches!(&instr.kind, Kind::Sync(..)) && self.together(w, &mut group)?;
                     if !simple {
                         return self.control(w, group);
                     }
@@ -438,16 +459,25 @@ impl<'a> Block<'a> {
     /// A `.sync` instruction whose lanes are all here: runs it, and answers whether it did.
     fn together(&mut self, w: usize, group: &mut Group) -> Res<bool> {
         let run = self.run;
-        let Kind::Sync(sync, slot) = &run.program.code[group.pc as usize].kind else { return Ok(false) };
+        let Kind::Sync(sync, slot) = &run.program.code[group.pc as usize].kind else {
+            return Ok(false);
+        };
         let warp = &self.warps[w];
-        let member = if *slot == NONE { !0 } else { warp.regs.r32[*slot as usize][group.mask.trailing_zeros() as usize] };
+        let member = if *slot == NONE {
+            !0
+        } else {
+            warp.regs.r32[*slot as usize][group.mask.trailing_zeros() as usize]
+        };
         if *slot != NONE {
             let row = &warp.regs.r32[*slot as usize];
             if lanes(group.mask).any(|l| row[l] != member) {
                 return Ok(false);
             }
         }
-        if group.mask & !member != 0 || group.mask != member & warp.live() || *slot == NONE && group.mask != !0 {
+        if group.mask & !member != 0
+            || group.mask != member & warp.live()
+            || *slot == NONE && group.mask != !0
+        {
             return Ok(false);
         }
         self.perform(w, group.pc, sync, group.mask, group)?;
@@ -458,7 +488,8 @@ impl<'a> Block<'a> {
     /// Adds a group that just branched. One that only returns from the kernel does so at once.
     fn depart(&mut self, w: usize, group: Group) -> Res<()> {
         let instr = &self.run.program.code[group.pc as usize];
-        let leaves = matches!(instr.kind, Kind::Exit) || matches!(instr.kind, Kind::Ret) && group.frames.is_empty();
+        let leaves = matches!(instr.kind, Kind::Exit)
+            || matches!(instr.kind, Kind::Ret) && group.frames.is_empty();
         if group.mask != 0 && leaves && instr.guard == NONE {
             let count = &mut self.counters.classes[instr.class as usize];
             count.warp += instr.counted as u64;
@@ -494,7 +525,14 @@ impl<'a> Block<'a> {
                 for lane in lanes(group.mask) {
                     let Some(&target) = targets.get(row[lane] as usize) else {
                         let message = format!("branch index {} of {}", row[lane], targets.len());
-                        return Err(self.fault(FaultKind::IllegalInstruction, w, lane, group.pc, None, message));
+                        return Err(self.fault(
+                            FaultKind::IllegalInstruction,
+                            w,
+                            lane,
+                            group.pc,
+                            None,
+                            message,
+                        ));
                     };
                     match parts.iter_mut().find(|(_, t)| *t == target) {
                         Some(part) => part.0 |= 1 << lane,
@@ -560,7 +598,8 @@ impl<'a> Block<'a> {
             Callee::Function(id) => id,
             Callee::Indirect(slot) => {
                 let row = self.warps[w].regs.r64[slot as usize];
-                let same: u32 = lanes(group.mask).filter(|&l| row[l] == row[first]).map(|l| 1 << l).sum();
+                let same: u32 =
+                    lanes(group.mask).filter(|&l| row[l] == row[first]).map(|l| 1 << l).sum();
                 if same != group.mask {
                     self.warps[w].add(Group { mask: group.mask & !same, ..group.clone() });
                     group.mask = same;
@@ -568,7 +607,14 @@ impl<'a> Block<'a> {
                 let target = row[first].wrapping_sub(FUNCTION_WINDOW);
                 if !target.is_multiple_of(16) || target / 16 >= run.program.functions.len() as u64 {
                     let message = "a call of something that is no function".to_string();
-                    return Err(self.fault(FaultKind::IllegalInstruction, w, first, group.pc, Some(row[first]), message));
+                    return Err(self.fault(
+                        FaultKind::IllegalInstruction,
+                        w,
+                        first,
+                        group.pc,
+                        Some(row[first]),
+                        message,
+                    ));
                 }
                 (target / 16) as u32
             }
@@ -580,15 +626,35 @@ impl<'a> Block<'a> {
             let message = format!("{} calls deep in `{}`", group.frames.len(), function.name);
             return Err(self.fault(FaultKind::StackOverflow, w, first, group.pc, None, message));
         }
-        if call.args.len() != function.params.len() || call.returns.len() != function.returns.len() {
-            let message = format!("`{}` is called with the wrong number of arguments", function.name);
-            return Err(self.fault(FaultKind::IllegalInstruction, w, first, group.pc, None, message));
+        if call.args.len() != function.params.len() || call.returns.len() != function.returns.len()
+        {
+            let message =
+                format!("`{}` is called with the wrong number of arguments", function.name);
+            return Err(self.fault(
+                FaultKind::IllegalInstruction,
+                w,
+                first,
+                group.pc,
+                None,
+                message,
+            ));
         }
         let warp = &mut self.warps[w];
         warp.reserve(top);
-        warp.copy_places(group.mask, (group.base, &call.args), (base, &function.params), &function.params);
+        warp.copy_places(
+            group.mask,
+            (group.base, &call.args),
+            (base, &function.params),
+            &function.params,
+        );
         let saved = function.recursive.then(|| warp.save(function));
-        group.frames.push(Frame { call: group.pc, function: id, base: group.base, top: group.top, saved });
+        group.frames.push(Frame {
+            call: group.pc,
+            function: id,
+            base: group.base,
+            top: group.top,
+            saved,
+        });
         (group.base, group.top, group.pc) = (base, top, function.entry);
         warp.add(group);
         Ok(())
@@ -597,22 +663,30 @@ impl<'a> Block<'a> {
     fn builtin(&mut self, w: usize, group: &Group, call: &Call, builtin: Builtin) -> Res<()> {
         for lane in lanes(group.mask) {
             let argument = |block: &Block, i: usize| {
-                call.args.get(i).map_or(0, |p| block.warps[w].local_load(lane, group.base + p.offset, 8))
+                call.args
+                    .get(i)
+                    .map_or(0, |p| block.warps[w].local_load(lane, group.base + p.offset, 8))
             };
             match builtin {
                 Builtin::Printf => {
                     let (format, list) = (argument(self, 0), argument(self, 1));
                     let format = self.text(w, lane, group, format)?;
                     let mut wrong = None;
-                    let (text, count) = print::format(&format, |offset, size| {
-                        if list == 0 {
-                            return 0;
-                        }
-                        self.peek(w, lane, group, list + offset as u64, size).unwrap_or_else(|fault| {
-                            wrong = Some(fault);
-                            0
-                        })
-                    }, |address| self.text(w, lane, group, address).unwrap_or_default());
+                    let (text, count) = print::format(
+                        &format,
+                        |offset, size| {
+                            if list == 0 {
+                                return 0;
+                            }
+                            self.peek(w, lane, group, list + offset as u64, size).unwrap_or_else(
+                                |fault| {
+                                    wrong = Some(fault);
+                                    0
+                                },
+                            )
+                        },
+                        |address| self.text(w, lane, group, address).unwrap_or_default(),
+                    );
                     if let Some(fault) = wrong {
                         return Err(fault);
                     }
@@ -622,10 +696,17 @@ impl<'a> Block<'a> {
                     }
                 }
                 Builtin::AssertFail => {
-                    let read = |i: usize| self.text(w, lane, group, argument(self, i)).map(|t| String::from_utf8_lossy(&t).into_owned());
+                    let read = |i: usize| {
+                        self.text(w, lane, group, argument(self, i))
+                            .map(|t| String::from_utf8_lossy(&t).into_owned())
+                    };
                     let (message, file, function) = (read(0)?, read(1)?, read(3)?);
-                    let line = call.args.get(2).map_or(0, |p| self.warps[w].local_load(lane, group.base + p.offset, 4));
-                    let message = format!("{file}:{line}: {function}: assertion `{message}` failed");
+                    let line = call
+                        .args
+                        .get(2)
+                        .map_or(0, |p| self.warps[w].local_load(lane, group.base + p.offset, 4));
+                    let message =
+                        format!("{file}:{line}: {function}: assertion `{message}` failed");
                     return Err(self.fault(FaultKind::Trap, w, lane, group.pc, None, message));
                 }
             }
@@ -647,14 +728,20 @@ impl<'a> Block<'a> {
 
     /// Reads through a generic address without being counted.
     fn peek(&self, w: usize, lane: usize, group: &Group, address: u64, bytes: usize) -> Res<u64> {
-        let wrong = |message: &str| self.fault(FaultKind::OutOfBounds, w, lane, group.pc, Some(address), message.into());
+        let wrong = |message: &str| {
+            self.fault(FaultKind::OutOfBounds, w, lane, group.pc, Some(address), message.into())
+        };
         match space_of(address) {
             (Space::Local, at) if at + bytes as u64 <= group.top as u64 => {
                 Ok(self.warps[w].local_load(lane, at as u32, bytes))
             }
-            (Space::Shared, at) if self.shared.exists(at as u32, bytes) => Ok(self.shared.load(at as u32, bytes)),
+            (Space::Shared, at) if self.shared.exists(at as u32, bytes) => {
+                Ok(self.shared.load(at as u32, bytes))
+            }
             (Space::Global, at) => {
-                let Some((a, offset)) = self.run.find(at, bytes) else { return Err(wrong("no allocation here")) };
+                let Some((a, offset)) = self.run.find(at, bytes) else {
+                    return Err(wrong("no allocation here"));
+                };
                 if !offset.is_multiple_of(bytes) {
                     return Err(wrong("misaligned argument"));
                 }
@@ -683,7 +770,10 @@ impl<'a> Block<'a> {
         });
         if let Some((pc, waiting, member)) = missed {
             let lane = waiting.trailing_zeros() as usize;
-            let message = format!("lanes {:#010x} of the mask {member:#010x} end without coming here", member & mask);
+            let message = format!(
+                "lanes {:#010x} of the mask {member:#010x} end without coming here",
+                member & mask
+            );
             return Err(self.fault(FaultKind::MaskMismatch, w, lane, pc, None, message));
         }
         self.warps[w].exited |= mask;
@@ -713,14 +803,18 @@ impl<'a> Block<'a> {
             }
             let strangers = group.mask & !member;
             if strangers != 0 {
-                let message = format!("the thread executes the instruction but is not in its mask {member:#010x}");
+                let message = format!(
+                    "the thread executes the instruction but is not in its mask {member:#010x}"
+                );
                 let lane = strangers.trailing_zeros() as usize;
                 return Err(self.fault(FaultKind::MaskMismatch, w, lane, group.pc, None, message));
             }
         }
         let live = warp.live();
         if slot == NONE && live != !0 {
-            let message = format!("a matrix instruction needs the whole warp, but only lanes {live:#010x} run");
+            let message = format!(
+                "a matrix instruction needs the whole warp, but only lanes {live:#010x} run"
+            );
             return Err(self.fault(FaultKind::MaskMismatch, w, first, group.pc, None, message));
         }
         let required = member & live;
@@ -767,7 +861,8 @@ impl<'a> Block<'a> {
         match sync {
             Sync::Barrier => {}
             Sync::Shuffle { mode, dst, pred, src, lane, clamp } => {
-                let (a, b, c) = (regs.r32[*src as usize], regs.r32[*lane as usize], regs.r32[*clamp as usize]);
+                let (a, b, c) =
+                    (regs.r32[*src as usize], regs.r32[*lane as usize], regs.r32[*clamp as usize]);
                 let mut inside = 0;
                 let mut out = regs.r32[*dst as usize];
                 for l in lanes(mask) {
@@ -812,9 +907,15 @@ impl<'a> Block<'a> {
             }
             Sync::MatchAny { dst, src } | Sync::MatchAll { dst, src, .. } => {
                 let value = |l: usize| {
-                    if src.wide { regs.r64[src.slot as usize][l] } else { regs.r32[src.slot as usize][l] as u64 }
+                    if src.wide {
+                        regs.r64[src.slot as usize][l]
+                    } else {
+                        regs.r32[src.slot as usize][l] as u64
+                    }
                 };
-                let equal = |l: usize| lanes(mask).filter(|&k| value(k) == value(l)).map(|k| 1u32 << k).sum::<u32>();
+                let equal = |l: usize| {
+                    lanes(mask).filter(|&k| value(k) == value(l)).map(|k| 1u32 << k).sum::<u32>()
+                };
                 let found: Vec<(usize, u32)> = lanes(mask).map(|l| (l, equal(l))).collect();
                 let every = found.iter().all(|&(_, m)| m == mask);
                 let any = matches!(sync, Sync::MatchAny { .. });
@@ -834,9 +935,17 @@ impl<'a> Block<'a> {
                 let first = values.next().unwrap_or(0);
                 let result = values.fold(first, |x, y| match (op, signed, float) {
                     (AtomOp::Min | AtomOp::Max, _, true) => {
-                        let how = super::float::MinMax { max: *op == AtomOp::Max, nan: *nan, xorsign: false };
-                        super::float::min_max(f32::from_bits(x) as f64, f32::from_bits(y) as f64, how)
-                            .map_or(super::float::NAN32, |v| (v as f32).to_bits())
+                        let how = super::float::MinMax {
+                            max: *op == AtomOp::Max,
+                            nan: *nan,
+                            xorsign: false,
+                        };
+                        super::float::min_max(
+                            f32::from_bits(x) as f64,
+                            f32::from_bits(y) as f64,
+                            how,
+                        )
+                        .map_or(super::float::NAN32, |v| (v as f32).to_bits())
                     }
                     (AtomOp::Add, ..) => x.wrapping_add(y),
                     (AtomOp::Min, true, _) => (x as i32).min(y as i32) as u32,
@@ -861,8 +970,12 @@ impl<'a> Block<'a> {
             Sync::Matrix(m) => {
                 self.counters.mma_flops += m.flops();
                 match m.shape {
-                    matrix::Shape::Load { count, transpose } => return self.load_matrix(w, pc, m, count, transpose, group),
-                    matrix::Shape::Store { count, transpose } => return self.store_matrix(w, pc, m, count, transpose, group),
+                    matrix::Shape::Load { count, transpose } => {
+                        return self.load_matrix(w, pc, m, count, transpose, group);
+                    }
+                    matrix::Shape::Store { count, transpose } => {
+                        return self.store_matrix(w, pc, m, count, transpose, group);
+                    }
                     _ => m.compute(regs),
                 }
             }
@@ -871,13 +984,27 @@ impl<'a> Block<'a> {
     }
 
     /// Addresses of matrix rows, checked to be in shared memory.
-    fn row_addresses(&mut self, w: usize, pc: u32, m: &matrix::Matrix, count: usize, group: &Group) -> Res<[u64; LANES]> {
+    fn row_addresses(
+        &mut self,
+        w: usize,
+        pc: u32,
+        m: &matrix::Matrix,
+        count: usize,
+        group: &Group,
+    ) -> Res<[u64; LANES]> {
         let (mut addresses, _) = self.addresses(w, group, &m.address, !0);
         let shared = m.address.space == Space::Shared;
         for (lane, a) in addresses.iter_mut().enumerate().take(8 * count) {
             let (space, at) = if shared { (Space::Shared, *a) } else { space_of(*a) };
             if space != Space::Shared {
-                return Err(self.fault(FaultKind::OutOfBounds, w, lane, pc, Some(*a), "a matrix row outside shared memory".into()));
+                return Err(self.fault(
+                    FaultKind::OutOfBounds,
+                    w,
+                    lane,
+                    pc,
+                    Some(*a),
+                    "a matrix row outside shared memory".into(),
+                ));
             }
             *a = at;
         }
@@ -890,7 +1017,15 @@ impl<'a> Block<'a> {
         Ok(addresses)
     }
 
-    fn load_matrix(&mut self, w: usize, pc: u32, m: &matrix::Matrix, count: usize, transpose: bool, group: &Group) -> Res<()> {
+    fn load_matrix(
+        &mut self,
+        w: usize,
+        pc: u32,
+        m: &matrix::Matrix,
+        count: usize,
+        transpose: bool,
+        group: &Group,
+    ) -> Res<()> {
         let addresses = self.row_addresses(w, pc, m, count, group)?;
         for part in 0..count {
             let mut rows = [[0u16; 8]; 8];
@@ -907,7 +1042,15 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
-    fn store_matrix(&mut self, w: usize, pc: u32, m: &matrix::Matrix, count: usize, transpose: bool, group: &Group) -> Res<()> {
+    fn store_matrix(
+        &mut self,
+        w: usize,
+        pc: u32,
+        m: &matrix::Matrix,
+        count: usize,
+        transpose: bool,
+        group: &Group,
+    ) -> Res<()> {
         let addresses = self.row_addresses(w, pc, m, count, group)?;
         for part in 0..count {
             let mut rows = [[0u16; 8]; 8];
@@ -931,7 +1074,9 @@ impl<'a> Block<'a> {
         let id = warp.regs.r32[bar.id as usize][first];
         let count = if bar.count == NONE { 0 } else { warp.regs.r32[bar.count as usize][first] };
         let same: u32 = lanes(group.mask)
-            .filter(|&l| warp.regs.r32[bar.id as usize][l] == id && warp.word(bar.count, l, 0) == count)
+            .filter(|&l| {
+                warp.regs.r32[bar.id as usize][l] == id && warp.word(bar.count, l, 0) == count
+            })
             .map(|l| 1 << l)
             .sum();
         if same != group.mask {
@@ -940,21 +1085,49 @@ impl<'a> Block<'a> {
         }
         if id as usize >= BARRIERS || count % 32 != 0 {
             let message = format!("barrier {id} with {count} threads");
-            return Err(self.fault(FaultKind::IllegalInstruction, w, first, group.pc, None, message));
+            return Err(self.fault(
+                FaultKind::IllegalInstruction,
+                w,
+                first,
+                group.pc,
+                None,
+                message,
+            ));
         }
         if bar.aligned
-            && let Some(other) = self.warps[w].groups.iter().find(|g| g.wait == Wait::Barrier(id) && g.pc != group.pc)
+            && let Some(other) = self.warps[w]
+                .groups
+                .iter()
+                .find(|g| g.wait == Wait::Barrier(id) && g.pc != group.pc)
         {
             let line = self.run.program.source[other.pc as usize].0;
             let message = format!("others of the warp wait at the barrier of PTX line {line}");
-            return Err(self.fault(FaultKind::BarrierDivergence, w, first, group.pc, None, message));
+            return Err(self.fault(
+                FaultKind::BarrierDivergence,
+                w,
+                first,
+                group.pc,
+                None,
+                message,
+            ));
         }
-        let held = if bar.src == NONE { 0 } else { self.warps[w].regs.predicate(bar.src) & group.mask };
+        let held =
+            if bar.src == NONE { 0 } else { self.warps[w].regs.predicate(bar.src) & group.mask };
         let absent = !self.warps[w].lanes;
         let barrier = &mut self.barriers[id as usize];
         if *barrier.expected.get_or_insert(count) != count {
-            let message = format!("barrier {id} expects {} threads elsewhere, {count} here", barrier.expected.unwrap_or(0));
-            return Err(self.fault(FaultKind::BarrierDivergence, w, first, group.pc, None, message));
+            let message = format!(
+                "barrier {id} expects {} threads elsewhere, {count} here",
+                barrier.expected.unwrap_or(0)
+            );
+            return Err(self.fault(
+                FaultKind::BarrierDivergence,
+                w,
+                first,
+                group.pc,
+                None,
+                message,
+            ));
         }
         if bar.op == BarOp::Arrive {
             barrier.arrived[w] |= group.mask;
@@ -979,11 +1152,16 @@ impl<'a> Block<'a> {
     /// Lets the threads of a barrier go if all have come.
     fn settle_barrier(&mut self, id: u32) -> Res<()> {
         let barrier = &self.barriers[id as usize];
-        let waiting: u32 = (0..self.warps.len()).filter(|&w| barrier.waiting[w] != 0).map(|w| 1 << w).sum();
+        let waiting: u32 =
+            (0..self.warps.len()).filter(|&w| barrier.waiting[w] != 0).map(|w| 1 << w).sum();
         let complete = match barrier.expected {
             None => return Ok(()),
             // A thread that ended without it is one that did not reach it.
-            Some(0) => self.warps.iter().zip(&barrier.waiting).all(|(warp, &waiting)| waiting == warp.lanes),
+            Some(0) => self
+                .warps
+                .iter()
+                .zip(&barrier.waiting)
+                .all(|(warp, &waiting)| waiting == warp.lanes),
             Some(expected) => {
                 let arrived: u32 = lanes(waiting)
                     .map(|w| {
@@ -1010,8 +1188,9 @@ impl<'a> Block<'a> {
         let run = self.run;
         for w in lanes(waiting) {
             let warp = &mut self.warps[w];
-            let (done, rest): (Vec<Group>, Vec<Group>) =
-                std::mem::take(&mut warp.groups).into_iter().partition(|g| g.wait == Wait::Barrier(id));
+            let (done, rest): (Vec<Group>, Vec<Group>) = std::mem::take(&mut warp.groups)
+                .into_iter()
+                .partition(|g| g.wait == Wait::Barrier(id));
             warp.groups = rest;
             for mut group in done {
                 if let Kind::Bar(bar) = &run.program.code[group.pc as usize].kind {
@@ -1021,8 +1200,16 @@ impl<'a> Block<'a> {
                                 warp.regs.r32[bar.dst as usize][l] = barrier.held;
                             }
                         }
-                        BarOp::And => warp.regs.set_predicate(bar.dst, if barrier.failed { 0 } else { !0 }, group.mask),
-                        BarOp::Or => warp.regs.set_predicate(bar.dst, if barrier.held > 0 { !0 } else { 0 }, group.mask),
+                        BarOp::And => warp.regs.set_predicate(
+                            bar.dst,
+                            if barrier.failed { 0 } else { !0 },
+                            group.mask,
+                        ),
+                        BarOp::Or => warp.regs.set_predicate(
+                            bar.dst,
+                            if barrier.held > 0 { !0 } else { 0 },
+                            group.mask,
+                        ),
                         _ => {}
                     }
                 }
@@ -1057,19 +1244,31 @@ impl<'a> Block<'a> {
         let (w, lane, pc, id) = barrier.unwrap_or((0, 0, self.run.entry, 0));
         let waiting: u32 = self.barriers[id as usize].waiting.iter().map(|m| m.count_ones()).sum();
         let live: u32 = self.warps.iter().map(|w| w.live().count_ones()).sum();
-        let message = format!("{waiting} threads wait at barrier {id}, {live} have not ended, and none can run");
+        let message = format!(
+            "{waiting} threads wait at barrier {id}, {live} have not ended, and none can run"
+        );
         self.fault(FaultKind::BarrierDivergence, w, lane, pc, None, message)
     }
 
     /// The launch has run for too long.
     pub(super) fn timeout(&self) -> Box<Fault> {
-        let group = self.warps.iter().enumerate().find_map(|(w, warp)| warp.groups.first().map(|g| (w, g)));
-        let (w, lane, pc) = group.map_or((0, 0, self.run.entry), |(w, g)| (w, g.mask.trailing_zeros() as usize, g.pc));
+        let group =
+            self.warps.iter().enumerate().find_map(|(w, warp)| warp.groups.first().map(|g| (w, g)));
+        let (w, lane, pc) = group
+            .map_or((0, 0, self.run.entry), |(w, g)| (w, g.mask.trailing_zeros() as usize, g.pc));
         let message = format!("the launch runs for more than {:?}", self.run.config.timeout);
         self.fault(FaultKind::Timeout, w, lane, pc, None, message)
     }
 
-    pub(super) fn fault(&self, kind: FaultKind, w: usize, lane: usize, pc: u32, address: Option<u64>, message: String) -> Box<Fault> {
+    pub(super) fn fault(
+        &self,
+        kind: FaultKind,
+        w: usize,
+        lane: usize,
+        pc: u32,
+        address: Option<u64>,
+        message: String,
+    ) -> Box<Fault> {
         let [x, y, _] = self.run.launch.block;
         let t = (32 * w + lane) as u32;
         let (line, text) = &self.run.program.source[pc as usize];
@@ -1086,7 +1285,17 @@ impl<'a> Block<'a> {
     }
 
     /// Which threads a wrong shared access is about.
-    fn shared_fault(&self, w: usize, lane: usize, pc: u32, address: u32, bytes: usize, mode: Mode, wrong: Wrong) -> Box<Fault> {
+    #[allow(clippy::too_many_arguments)]
+    fn shared_fault(
+        &self,
+        w: usize,
+        lane: usize,
+        pc: u32,
+        address: u32,
+        bytes: usize,
+        mode: Mode,
+        wrong: Wrong,
+    ) -> Box<Fault> {
         let at = Some(address as u64);
         let verb = if matches!(mode, Mode::Read | Mode::StrongRead) { "read" } else { "write" };
         match wrong {
@@ -1095,11 +1304,13 @@ impl<'a> Block<'a> {
                 self.fault(FaultKind::OutOfBounds, w, lane, pc, at, message)
             }
             Wrong::Unwritten(first) => {
-                let message = format!("read of shared memory that nobody wrote (byte {first} of {bytes})");
+                let message =
+                    format!("read of shared memory that nobody wrote (byte {first} of {bytes})");
                 self.fault(FaultKind::Uninitialised, w, lane, pc, at, message)
             }
             Wrong::InFlight => {
-                let message = format!("{verb} of shared memory that an asynchronous copy is still to fill");
+                let message =
+                    format!("{verb} of shared memory that an asynchronous copy is still to fill");
                 self.fault(FaultKind::SharedRace, w, lane, pc, at, message)
             }
             Wrong::Race { warp, lane: other, wrote, line } => {
@@ -1127,7 +1338,17 @@ impl<'a> Block<'a> {
     }
 
     /// Checks an access to shared memory: alignment, existence, initialisation, races. Answers the address.
-    fn shared_range(&mut self, w: usize, lane: usize, pc: u32, address: u64, bytes: usize, align: usize, mode: Mode) -> Res<u32> {
+    #[allow(clippy::too_many_arguments)]
+    fn shared_range(
+        &mut self,
+        w: usize,
+        lane: usize,
+        pc: u32,
+        address: u64,
+        bytes: usize,
+        align: usize,
+        mode: Mode,
+    ) -> Res<u32> {
         if !address.is_multiple_of(align as u64) {
             let message = format!("shared address is not a multiple of {align}");
             return Err(self.fault(FaultKind::Misaligned, w, lane, pc, Some(address), message));
@@ -1149,7 +1370,9 @@ impl<'a> Block<'a> {
         let out = match a.base {
             Base::None => [offset; LANES],
             Base::Frame => [group.base as u64 + offset; LANES],
-            Base::Reg(Reg { slot, wide: true }) => regs.r64[slot as usize].map(|v| v.wrapping_add(offset)),
+            Base::Reg(Reg { slot, wide: true }) => {
+                regs.r64[slot as usize].map(|v| v.wrapping_add(offset))
+            }
             Base::Reg(Reg { slot, wide: false }) => {
                 regs.r32[slot as usize].map(|v| (v as u64).wrapping_add(offset))
             }
@@ -1158,9 +1381,16 @@ impl<'a> Block<'a> {
     }
 
     /// Addresses sorted by the space they lie in: generic ones are looked at, the others are taken at their word.
-    fn by_space(&self, w: usize, group: &Group, a: &Address, mask: u32) -> ([u64; LANES], [(Space, u32); 4]) {
+    fn by_space(
+        &self,
+        w: usize,
+        group: &Group,
+        a: &Address,
+        mask: u32,
+    ) -> ([u64; LANES], [(Space, u32); 4]) {
         let (mut addresses, _) = self.addresses(w, group, a, mask);
-        let mut parts = [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0), (Space::Param, 0)];
+        let mut parts =
+            [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0), (Space::Param, 0)];
         if a.space != Space::Generic {
             parts[0] = (a.space, mask);
             return (addresses, parts);
@@ -1182,7 +1412,16 @@ impl<'a> Block<'a> {
         let (width, count) = (access.width as usize, access.regs.len());
         let mut values = [[0u64; LANES]; 8];
         for (space, part) in parts.into_iter().filter(|p| p.1 != 0) {
-            self.read(w, group, space, &addresses, part, (width, count), access.order, &mut values)?;
+            self.read(
+                w,
+                group,
+                space,
+                &addresses,
+                part,
+                (width, count),
+                access.order,
+                &mut values,
+            )?;
         }
         let regs = &mut self.warps[w].regs;
         for (reg, row) in access.regs.iter().zip(&mut values) {
@@ -1216,7 +1455,11 @@ impl<'a> Block<'a> {
         let mut values = [[0u64; LANES]; 8];
         let regs = &self.warps[w].regs;
         for (reg, row) in access.regs.iter().zip(&mut values) {
-            *row = if reg.wide { regs.r64[reg.slot as usize] } else { regs.r32[reg.slot as usize].map(u64::from) };
+            *row = if reg.wide {
+                regs.r64[reg.slot as usize]
+            } else {
+                regs.r32[reg.slot as usize].map(u64::from)
+            };
             if access.width < 8 {
                 row.iter_mut().for_each(|v| *v &= (1 << (8 * access.width)) - 1);
             }
@@ -1229,12 +1472,20 @@ impl<'a> Block<'a> {
     }
 
     /// Counts a global access: distinct sectors and bytes.
-    fn count_global(&mut self, addresses: &[u64; LANES], mask: u32, bytes: usize, write: bool, read: bool) {
+    fn count_global(
+        &mut self,
+        addresses: &[u64; LANES],
+        mask: u32,
+        bytes: usize,
+        write: bool,
+        read: bool,
+    ) {
         let mut sectors: [(u64, u32); 64] = [(0, 0); 64];
         let mut n = 0;
         for lane in lanes(mask) {
             let sector = addresses[lane] / 32;
-            let bits = (if bytes >= 32 { !0 } else { (1u32 << bytes) - 1 }) << (addresses[lane] % 32);
+            let bits =
+                (if bytes >= 32 { !0 } else { (1u32 << bytes) - 1 }) << (addresses[lane] % 32);
             let found = (0..n).rev().find(|&i| sectors[i].0 == sector);
             match found {
                 Some(i) => sectors[i].1 |= bits,
@@ -1276,7 +1527,17 @@ impl<'a> Block<'a> {
 
     /// Checks a global access and finds its place: allocation and offset.
     #[inline]
-    fn global(&mut self, w: usize, lane: usize, pc: u32, address: u64, bytes: usize, align: usize, write: bool) -> Res<(usize, usize)> {
+    #[allow(clippy::too_many_arguments)]
+    fn global(
+        &mut self,
+        w: usize,
+        lane: usize,
+        pc: u32,
+        address: u64,
+        bytes: usize,
+        align: usize,
+        write: bool,
+    ) -> Res<(usize, usize)> {
         if !address.is_multiple_of(align as u64) {
             let message = format!("address is not a multiple of {align}");
             return Err(self.fault(FaultKind::Misaligned, w, lane, pc, Some(address), message));
@@ -1284,7 +1545,8 @@ impl<'a> Block<'a> {
         let run = self.run;
         let cached = run.allocations.get(self.cache).and_then(|a| {
             let offset = address.wrapping_sub(a.base);
-            (offset < a.size as u64 && bytes as u64 <= a.size as u64 - offset).then_some(offset as usize)
+            (offset < a.size as u64 && bytes as u64 <= a.size as u64 - offset)
+                .then_some(offset as usize)
         });
         if let Some(offset) = cached {
             return Ok((self.cache, offset));
@@ -1308,8 +1570,18 @@ impl<'a> Block<'a> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn race(&self, w: usize, lane: usize, pc: u32, address: u64, place: (usize, usize), bytes: usize, write: bool) -> Res<()> {
-        let found = self.run.allocations[place.0].shadow.access(place.1, bytes, &self.accessor(), write);
+    fn race(
+        &self,
+        w: usize,
+        lane: usize,
+        pc: u32,
+        address: u64,
+        place: (usize, usize),
+        bytes: usize,
+        write: bool,
+    ) -> Res<()> {
+        let found =
+            self.run.allocations[place.0].shadow.access(place.1, bytes, &self.accessor(), write);
         let Some(conflict) = found else { return Ok(()) };
         let verb = if write { "write" } else { "read" };
         let what = if conflict.wrote { "written" } else { "read" };
@@ -1320,17 +1592,29 @@ impl<'a> Block<'a> {
             }
             None => "several blocks".into(),
         };
-        let message = format!("{verb} of global memory {what} by {whom} in the same launch, with nothing to order the two");
+        let message = format!(
+            "{verb} of global memory {what} by {whom} in the same launch, with nothing to order the two"
+        );
         Err(self.fault(FaultKind::GlobalRace, w, lane, pc, Some(address), message))
     }
 
-    fn unwritten(&self, w: usize, lane: usize, pc: u32, address: u64, place: (usize, usize), bytes: usize) -> Res<()> {
+    fn unwritten(
+        &self,
+        w: usize,
+        lane: usize,
+        pc: u32,
+        address: u64,
+        place: (usize, usize),
+        bytes: usize,
+    ) -> Res<()> {
         match self.run.allocations[place.0].unwritten(place.1, bytes) {
             None => Ok(()),
             Some(at) => {
                 let a = &self.run.allocations[place.0];
-                let message =
-                    format!("read of global memory that nobody wrote: byte {at} of {} at {:#x}", a.size, a.base);
+                let message = format!(
+                    "read of global memory that nobody wrote: byte {at} of {} at {:#x}",
+                    a.size, a.base
+                );
                 Err(self.fault(FaultKind::Uninitialised, w, lane, pc, Some(address), message))
             }
         }
@@ -1384,7 +1668,8 @@ impl<'a> Block<'a> {
             Space::Shared => {
                 let mode = if order.strong { Mode::StrongRead } else { Mode::Read };
                 for lane in lanes(mask) {
-                    let at = self.shared_range(w, lane, group.pc, addresses[lane], bytes, bytes, mode)?;
+                    let at =
+                        self.shared_range(w, lane, group.pc, addresses[lane], bytes, bytes, mode)?;
                     for (i, row) in values.iter_mut().enumerate().take(count) {
                         row[lane] = self.shared.load(at + (i * width) as u32, width);
                     }
@@ -1405,14 +1690,24 @@ impl<'a> Block<'a> {
             Space::Param => {
                 for lane in lanes(mask) {
                     let at = addresses[lane] as usize;
-                    if !at.is_multiple_of(bytes) || at.checked_add(bytes).is_none_or(|end| end > run.params.len()) {
-                        let message = format!("read of {bytes} bytes of the kernel's {} of parameters", run.params.len());
-                        let kind = if at.is_multiple_of(bytes) { FaultKind::OutOfBounds } else { FaultKind::Misaligned };
+                    if !at.is_multiple_of(bytes)
+                        || at.checked_add(bytes).is_none_or(|end| end > run.params.len())
+                    {
+                        let message = format!(
+                            "read of {bytes} bytes of the kernel's {} of parameters",
+                            run.params.len()
+                        );
+                        let kind = if at.is_multiple_of(bytes) {
+                            FaultKind::OutOfBounds
+                        } else {
+                            FaultKind::Misaligned
+                        };
                         return Err(self.fault(kind, w, lane, group.pc, Some(at as u64), message));
                     }
                     for (i, row) in values.iter_mut().enumerate().take(count) {
                         let mut v = [0; 8];
-                        v[..width].copy_from_slice(&run.params[at + i * width..at + (i + 1) * width]);
+                        v[..width]
+                            .copy_from_slice(&run.params[at + i * width..at + (i + 1) * width]);
                         row[lane] = u64::from_le_bytes(v);
                     }
                 }
@@ -1446,7 +1741,14 @@ impl<'a> Block<'a> {
                     let a = &run.allocations[place.0];
                     if a.read_only {
                         let message = "write to constant memory".to_string();
-                        return Err(self.fault(FaultKind::IllegalInstruction, w, lane, group.pc, Some(address), message));
+                        return Err(self.fault(
+                            FaultKind::IllegalInstruction,
+                            w,
+                            lane,
+                            group.pc,
+                            Some(address),
+                            message,
+                        ));
                     }
                     if !order.strong && run.racing {
                         self.race(w, lane, group.pc, address, place, bytes, true)?;
@@ -1464,7 +1766,14 @@ impl<'a> Block<'a> {
                     let address = addresses[lane];
                     if !address.is_multiple_of(bytes as u64) {
                         let message = format!("shared address is not a multiple of {bytes}");
-                        return Err(self.fault(FaultKind::Misaligned, w, lane, group.pc, Some(address), message));
+                        return Err(self.fault(
+                            FaultKind::Misaligned,
+                            w,
+                            lane,
+                            group.pc,
+                            Some(address),
+                            message,
+                        ));
                     }
                     let at = address.min(u32::MAX as u64 - 64) as u32;
                     let who = self.toucher(w, lane, group.pc);
@@ -1478,7 +1787,9 @@ impl<'a> Block<'a> {
                             self.shared.store(piece, width, row[lane]);
                         }
                     }
-                    result.map_err(|wrong| self.shared_fault(w, lane, group.pc, at, bytes, mode, wrong))?;
+                    result.map_err(|wrong| {
+                        self.shared_fault(w, lane, group.pc, at, bytes, mode, wrong)
+                    })?;
                     if order.strong {
                         self.shared.publish(w, at, order.release);
                     }
@@ -1496,7 +1807,14 @@ impl<'a> Block<'a> {
             Space::Param => {
                 let lane = mask.trailing_zeros() as usize;
                 let message = "write to the kernel's parameters".to_string();
-                return Err(self.fault(FaultKind::IllegalInstruction, w, lane, group.pc, Some(addresses[lane]), message));
+                return Err(self.fault(
+                    FaultKind::IllegalInstruction,
+                    w,
+                    lane,
+                    group.pc,
+                    Some(addresses[lane]),
+                    message,
+                ));
             }
         }
         Ok(())
@@ -1506,11 +1824,26 @@ impl<'a> Block<'a> {
     fn local(&self, w: usize, lane: usize, group: &Group, address: u64, bytes: usize) -> Res<u32> {
         if !address.is_multiple_of(bytes as u64) {
             let message = format!("local address is not a multiple of {bytes}");
-            return Err(self.fault(FaultKind::Misaligned, w, lane, group.pc, Some(address), message));
+            return Err(self.fault(
+                FaultKind::Misaligned,
+                w,
+                lane,
+                group.pc,
+                Some(address),
+                message,
+            ));
         }
         if address.checked_add(bytes as u64).is_none_or(|end| end > group.top as u64) {
-            let message = format!("{bytes} bytes outside the thread's {} bytes of local memory", group.top);
-            return Err(self.fault(FaultKind::OutOfBounds, w, lane, group.pc, Some(address), message));
+            let message =
+                format!("{bytes} bytes outside the thread's {} bytes of local memory", group.top);
+            return Err(self.fault(
+                FaultKind::OutOfBounds,
+                w,
+                lane,
+                group.pc,
+                Some(address),
+                message,
+            ));
         }
         Ok(address as u32)
     }
@@ -1536,7 +1869,14 @@ impl<'a> Block<'a> {
                         let target = &run.allocations[place.0];
                         if target.read_only {
                             let message = "atomic on constant memory".to_string();
-                            return Err(self.fault(FaultKind::IllegalInstruction, w, lane, group.pc, Some(address), message));
+                            return Err(self.fault(
+                                FaultKind::IllegalInstruction,
+                                w,
+                                lane,
+                                group.pc,
+                                Some(address),
+                                message,
+                            ));
                         }
                         if a.ty == AtomType::B128 {
                             let _guard = run.wide_atomics.lock().unwrap_or_else(|e| e.into_inner());
@@ -1579,7 +1919,14 @@ impl<'a> Block<'a> {
                     }
                     _ => {
                         let message = "atomic on local or parameter memory".to_string();
-                        return Err(self.fault(FaultKind::IllegalInstruction, w, lane, group.pc, Some(address), message));
+                        return Err(self.fault(
+                            FaultKind::IllegalInstruction,
+                            w,
+                            lane,
+                            group.pc,
+                            Some(address),
+                            message,
+                        ));
                     }
                 }
             }
@@ -1587,7 +1934,10 @@ impl<'a> Block<'a> {
                 // Atomics on one word take turns.
                 let mut turns = 0;
                 for lane in lanes(part) {
-                    turns = turns.max(lanes(part).filter(|&l| addresses[l] == addresses[lane]).count() as u64);
+                    turns =
+                        turns
+                            .max(lanes(part).filter(|&l| addresses[l] == addresses[lane]).count()
+                                as u64);
                 }
                 let (passes, ideal) = bank_passes(&addresses, part, bytes);
                 self.counters.shared_requests += 1;
@@ -1602,17 +1952,34 @@ impl<'a> Block<'a> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn unwritten_atomic(&self, w: usize, lane: usize, pc: u32, address: u64, place: (usize, usize), bytes: usize, op: AtomOp) -> Res<()> {
+    fn unwritten_atomic(
+        &self,
+        w: usize,
+        lane: usize,
+        pc: u32,
+        address: u64,
+        place: (usize, usize),
+        bytes: usize,
+        op: AtomOp,
+    ) -> Res<()> {
         // An exchange may initialise; everything else reads.
         if op == AtomOp::Exch { Ok(()) } else { self.unwritten(w, lane, pc, address, place, bytes) }
     }
 
-    fn shared_atomic(&mut self, w: usize, lane: usize, pc: u32, address: u64, bytes: usize, op: AtomOp) -> Res<u32> {
+    fn shared_atomic(
+        &mut self,
+        w: usize,
+        lane: usize,
+        pc: u32,
+        address: u64,
+        bytes: usize,
+        op: AtomOp,
+    ) -> Res<u32> {
         if op != AtomOp::Exch && address.is_multiple_of(bytes as u64) {
             let at = address.min(u32::MAX as u64 - 64) as u32;
-            self.shared
-                .check(at, bytes, false)
-                .map_err(|wrong| self.shared_fault(w, lane, pc, at, bytes, Mode::StrongRead, wrong))?;
+            self.shared.check(at, bytes, false).map_err(|wrong| {
+                self.shared_fault(w, lane, pc, at, bytes, Mode::StrongRead, wrong)
+            })?;
         }
         self.shared_range(w, lane, pc, address, bytes, bytes, Mode::StrongWrite)
     }
@@ -1654,17 +2021,29 @@ impl<'a> Block<'a> {
         let run = self.run;
         let (mut targets, _) = self.addresses(w, group, &copy.dst, mask);
         let (sources, _) = self.addresses(w, group, &copy.src, mask);
-        let ignored = if copy.ignore == NONE { 0 } else { self.warps[w].regs.predicate(copy.ignore) };
+        let ignored =
+            if copy.ignore == NONE { 0 } else { self.warps[w].regs.predicate(copy.ignore) };
         let bytes = copy.bytes as usize;
         let mut reading = 0;
         for lane in lanes(mask) {
             if copy.dst.space == Space::Generic || targets[lane] >= SHARED_WINDOW {
                 targets[lane] = space_of(targets[lane]).1;
             }
-            let taken = if ignored >> lane & 1 == 1 { 0 } else { self.warps[w].word(copy.src_bytes, lane, bytes as u32) as usize };
+            let taken = if ignored >> lane & 1 == 1 {
+                0
+            } else {
+                self.warps[w].word(copy.src_bytes, lane, bytes as u32) as usize
+            };
             if taken > bytes {
                 let message = format!("a source of {taken} bytes for a copy of {bytes}");
-                return Err(self.fault(FaultKind::IllegalInstruction, w, lane, group.pc, Some(sources[lane]), message));
+                return Err(self.fault(
+                    FaultKind::IllegalInstruction,
+                    w,
+                    lane,
+                    group.pc,
+                    Some(sources[lane]),
+                    message,
+                ));
             }
             let mut data = [0u8; 16];
             let address = sources[lane];
@@ -1682,22 +2061,43 @@ impl<'a> Block<'a> {
             let target = targets[lane];
             if !target.is_multiple_of(bytes as u64) {
                 let message = format!("shared address is not a multiple of {bytes}");
-                return Err(self.fault(FaultKind::Misaligned, w, lane, group.pc, Some(target), message));
+                return Err(self.fault(
+                    FaultKind::Misaligned,
+                    w,
+                    lane,
+                    group.pc,
+                    Some(target),
+                    message,
+                ));
             }
             let at = target.min(u32::MAX as u64 - 64) as u32;
             if !self.shared.exists(at, bytes) {
-                return Err(self.shared_fault(w, lane, group.pc, at, bytes, Mode::Write, Wrong::OutOfBounds));
+                return Err(self.shared_fault(
+                    w,
+                    lane,
+                    group.pc,
+                    at,
+                    bytes,
+                    Mode::Write,
+                    Wrong::OutOfBounds,
+                ));
             }
             // The copy may land at any moment from here on: it races with what came before, too.
             let who = self.toucher(w, lane, group.pc);
-            self.shared
-                .touch(at, bytes, Mode::Write, who, None)
-                .map_err(|wrong| self.shared_fault(w, lane, group.pc, at, bytes, Mode::Write, wrong))?;
+            self.shared.touch(at, bytes, Mode::Write, who, None).map_err(|wrong| {
+                self.shared_fault(w, lane, group.pc, at, bytes, Mode::Write, wrong)
+            })?;
             let warp = &mut self.warps[w];
             if run.config.late_copies {
                 self.shared.fly(at, bytes, true);
                 let group = warp.commits[lane];
-                warp.copies.push_back(super::warp::Copy { lane: lane as u8, group, address: at, bytes: copy.bytes, data });
+                warp.copies.push_back(super::warp::Copy {
+                    lane: lane as u8,
+                    group,
+                    address: at,
+                    bytes: copy.bytes,
+                    data,
+                });
             } else {
                 self.shared.set_bytes(at, &data[..bytes]);
                 self.shared.fly(at, bytes, false);
@@ -1724,9 +2124,9 @@ impl<'a> Block<'a> {
             self.shared.set_bytes(copy.address, &copy.data[..bytes]);
             self.shared.fly(copy.address, bytes, false);
             let who = self.toucher(w, lane, group.pc);
-            self.shared
-                .touch(copy.address, bytes, Mode::Write, who, None)
-                .map_err(|wrong| self.shared_fault(w, lane, group.pc, copy.address, bytes, Mode::Write, wrong))?;
+            self.shared.touch(copy.address, bytes, Mode::Write, who, None).map_err(|wrong| {
+                self.shared_fault(w, lane, group.pc, copy.address, bytes, Mode::Write, wrong)
+            })?;
         }
         Ok(())
     }
@@ -1741,12 +2141,22 @@ impl<'a> Block<'a> {
                 regs.r32[*dst as usize][lane] = (regs.r64[*state as usize][lane] >> 32) as u32;
                 continue;
             }
-            let (space, at) =
-                if addresses[lane] >= SHARED_WINDOW { space_of(addresses[lane]) } else { (Space::Shared, addresses[lane]) };
+            let (space, at) = if addresses[lane] >= SHARED_WINDOW {
+                space_of(addresses[lane])
+            } else {
+                (Space::Shared, addresses[lane])
+            };
             let at = at.min(u32::MAX as u64 - 64) as u32;
             if space != Space::Shared || !self.shared.exists(at, 8) || !at.is_multiple_of(8) {
                 let message = "an mbarrier must be 8 aligned bytes of shared memory".to_string();
-                return Err(self.fault(FaultKind::OutOfBounds, w, lane, group.pc, Some(addresses[lane]), message));
+                return Err(self.fault(
+                    FaultKind::OutOfBounds,
+                    w,
+                    lane,
+                    group.pc,
+                    Some(addresses[lane]),
+                    message,
+                ));
             }
             if let MBarrier::Init { count } = op {
                 let count = self.warps[w].word(*count, lane, 0);
@@ -1757,7 +2167,14 @@ impl<'a> Block<'a> {
             }
             let Some(mut state) = self.mbarriers.get(&at).cloned() else {
                 let message = "an mbarrier that was not initialised".to_string();
-                return Err(self.fault(FaultKind::Uninitialised, w, lane, group.pc, Some(at as u64), message));
+                return Err(self.fault(
+                    FaultKind::Uninitialised,
+                    w,
+                    lane,
+                    group.pc,
+                    Some(at as u64),
+                    message,
+                ));
             };
             let ticket = |s: &MState| (s.pending as u64) << 32 | s.phase as u64;
             match op {
@@ -1774,7 +2191,14 @@ impl<'a> Block<'a> {
                     let n = if *arrive { warp.word(*count, lane, 1) } else { 0 };
                     if n > state.pending {
                         let message = format!("{n} arrivals where {} are pending", state.pending);
-                        return Err(self.fault(FaultKind::IllegalInstruction, w, lane, group.pc, Some(at as u64), message));
+                        return Err(self.fault(
+                            FaultKind::IllegalInstruction,
+                            w,
+                            lane,
+                            group.pc,
+                            Some(at as u64),
+                            message,
+                        ));
                     }
                     state.pending -= n;
                     state.count -= if *drop { n } else { 0 };

@@ -1,7 +1,9 @@
 //! `cvt` in all its forms. The common ones have a loop of their own; the others share one scalar routine.
 
 use super::alu::Mods;
-use super::float::{self, Format, Round, canon, flush, from_bf16, from_f16, pack, round_to, to_bf16, to_f16};
+use super::float::{
+    self, Format, Round, canon, flush, from_bf16, from_f16, pack, round_to, to_bf16, to_f16,
+};
 use super::regs::{Alu, AluFn, Cell, IMM, LANES, Regs, SRC, Slots, hot, lanes, op, plain, twice};
 use crate::ptx::parser::Type;
 
@@ -66,7 +68,9 @@ pub(crate) fn select(mods: &Mods, operands: usize) -> Option<(Alu, u32)> {
     let alu = match (to, from) {
         (Type::U64, Type::U32) if plain => hot!(|a: u32; _i| -> u64 { a as u64 }),
         (Type::S64, Type::S32) if plain => hot!(|a: i32; _i| -> i64 { a as i64 }),
-        (Type::U32 | Type::S32, Type::U64 | Type::S64) if plain => hot!(|a: u64; _i| -> u32 { a as u32 }),
+        (Type::U32 | Type::S32, Type::U64 | Type::S64) if plain => {
+            hot!(|a: u64; _i| -> u32 { a as u32 })
+        }
         (Type::U32 | Type::S32, Type::U16) if plain => hot!(|a: u16; _i| -> u32 { a as u32 }),
         (Type::U16, Type::U32 | Type::S32) if plain => hot!(|a: u32; _i| -> u16 { a as u16 }),
         (Type::F32, Type::S32) if nearest => hot!(|a: i32; _i| -> f32 { a as f32 }),

@@ -48,7 +48,14 @@ pub(crate) const F32: Format = Format { exponent: 8, fraction: 23, nan: 0x7fff_f
 pub(crate) const F64: Format = Format { exponent: 11, fraction: 52, nan: 0x7fff_ffff_ffff_ffff };
 
 /// `mantissa · 2^exponent` (plus something less than one unit of the mantissa where `sticky`) in a format.
-pub(crate) fn pack(negative: bool, mantissa: u128, exponent: i32, sticky: bool, format: Format, round: Round) -> u64 {
+pub(crate) fn pack(
+    negative: bool,
+    mantissa: u128,
+    exponent: i32,
+    sticky: bool,
+    format: Format,
+    round: Round,
+) -> u64 {
     let sign = (negative as u64) << (format.exponent + format.fraction);
     if mantissa == 0 && !sticky {
         return sign;
@@ -254,7 +261,11 @@ pub(crate) fn min_max(a: f64, b: f64, how: MinMax) -> Option<f64> {
         (false, true) => x,
         // −0 is less than +0.
         _ if x == y => {
-            if x.is_sign_negative() != how.max { x } else { y }
+            if x.is_sign_negative() != how.max {
+                x
+            } else {
+                y
+            }
         }
         _ if (x < y) != how.max => x,
         _ => y,
@@ -311,8 +322,14 @@ mod tests {
         assert_eq!(round_to(1e300, F32, Round::Zero) as u32, 0x7f7f_ffff);
         assert_eq!(round_to(1e300, F32, Round::Near) as u32, 0x7f80_0000);
         assert_eq!(round_to(1e-300, F32, Round::Up) as u32, 1);
-        assert_eq!(pack(false, u64::MAX as u128, 0, false, F64, Round::Zero), 18_446_744_073_709_549_568f64.to_bits());
-        assert_eq!(pack(true, u64::MAX as u128, 0, false, F64, Round::Near), (-18_446_744_073_709_551_616f64).to_bits());
+        assert_eq!(
+            pack(false, u64::MAX as u128, 0, false, F64, Round::Zero),
+            18_446_744_073_709_549_568f64.to_bits()
+        );
+        assert_eq!(
+            pack(true, u64::MAX as u128, 0, false, F64, Round::Near),
+            (-18_446_744_073_709_551_616f64).to_bits()
+        );
     }
 
     #[test]

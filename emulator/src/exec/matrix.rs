@@ -72,7 +72,11 @@ pub(crate) fn shape(opcode: &str, mods: &Mods) -> Option<Shape> {
             if mods.ty()? != Type::B16 {
                 return None;
             }
-            if opcode == "ldmatrix" { Shape::Load { count, transpose } } else { Shape::Store { count, transpose } }
+            if opcode == "ldmatrix" {
+                Shape::Load { count, transpose }
+            } else {
+                Shape::Store { count, transpose }
+            }
         }
     };
     mods.all_used().then_some(shape)
@@ -92,7 +96,8 @@ impl Matrix {
         let lengths: Vec<usize> = groups.iter().map(Vec::len).collect();
         let fits = match shape {
             Shape::Mma { m, n, k, d, a, b, c, .. } => {
-                let registers = |elements: usize, ty: Type| elements * ty.size() / (LANES * ty.size().max(4));
+                let registers =
+                    |elements: usize, ty: Type| elements * ty.size() / (LANES * ty.size().max(4));
                 let size = |ty: Type| if ty == Type::Tf32 { Type::F32 } else { ty };
                 lengths
                     == [
@@ -124,7 +129,8 @@ impl Matrix {
             Shape::Mma { .. } => self.float(regs),
             Shape::Transpose => {
                 let source = regs.r32[self.groups[1][0] as usize];
-                let element = |row: usize, col: usize| source[row * 4 + col / 2] >> (16 * (col % 2)) & 0xffff;
+                let element =
+                    |row: usize, col: usize| source[row * 4 + col / 2] >> (16 * (col % 2)) & 0xffff;
                 let out = std::array::from_fn(|lane| {
                     let (row, col) = (lane / 4, lane % 4 * 2);
                     element(col, row) | element(col + 1, row) << 16
@@ -153,7 +159,7 @@ impl Matrix {
             for (lane, &bits) in row.iter().enumerate() {
                 for e in 0..per {
                     let at = (lane % 4) * per + e + (r / 2) * 4 * per;
-                    a[lane / 4 + 8 * (r % 2)][at] = value(bits >> (shift * e) as u32 % 32);
+                    a[lane / 4 + 8 * (r % 2)][at] = value(bits >> ((shift * e) as u32 % 32));
                 }
             }
         }
@@ -161,7 +167,8 @@ impl Matrix {
             let row = &regs.r32[slot as usize];
             for (lane, &bits) in row.iter().enumerate() {
                 for e in 0..per {
-                    b[(lane % 4) * per + e + r * 4 * per][lane / 4] = value(bits >> (shift * e) as u32 % 32);
+                    b[(lane % 4) * per + e + r * 4 * per][lane / 4] =
+                        value(bits >> ((shift * e) as u32 % 32));
                 }
             }
         }
@@ -234,11 +241,16 @@ impl Matrix {
                 let (i, j) = (lane / 4 + 8 * (r / 2), lane % 4 * 2 + r % 2);
                 let mut sum = regs.r32[self.groups[3][r] as usize][lane] as i32 as i64;
                 for x in 0..k {
-                    let a = regs.r32[self.groups[1][i / 8 + halves * (x / 16)] as usize][i % 8 * 4 + x % 16 / 4];
+                    let a = regs.r32[self.groups[1][i / 8 + halves * (x / 16)] as usize]
+                        [i % 8 * 4 + x % 16 / 4];
                     let b = regs.r32[self.groups[2][x / 16] as usize][j * 4 + x % 16 / 4];
                     sum += byte(a, x % 4, a_type) * byte(b, x % 4, b_type);
                 }
-                *v = if saturate { sum.clamp(i32::MIN as i64, i32::MAX as i64) as u32 } else { sum as u32 };
+                *v = if saturate {
+                    sum.clamp(i32::MIN as i64, i32::MAX as i64) as u32
+                } else {
+                    sum as u32
+                };
             }
         }
         for (&slot, row) in self.groups[0].iter().zip(&out) {
@@ -275,7 +287,11 @@ fn multiply(a: &[[f64; 32]; 16], b: &[[f64; 8]; 32], sums: &mut [[f64; 8]; 16], 
 /// The two elements of matrix `rows` (8 rows of 8 halves) that a lane holds.
 pub(crate) fn pick(rows: &[[u16; 8]; 8], lane: usize, transpose: bool) -> u32 {
     let (row, col) = (lane / 4, lane % 4 * 2);
-    let (x, y) = if transpose { (rows[col][row], rows[col + 1][row]) } else { (rows[row][col], rows[row][col + 1]) };
+    let (x, y) = if transpose {
+        (rows[col][row], rows[col + 1][row])
+    } else {
+        (rows[row][col], rows[row][col + 1])
+    };
     x as u32 | (y as u32) << 16
 }
 

@@ -237,7 +237,11 @@ fn check(kernel: &Kernel, launch: &Launch, params: &[u8], config: &Config) -> Re
     let Some(blocks) = blocks else { return Err(format!("grid {:?}", launch.grid)) };
     let threads: u64 = launch.block.iter().map(|&b| b as u64).product();
     if threads == 0 || threads > kernel.max_threads_per_block() as u64 {
-        return Err(format!("blocks of {:?}, the kernel allows {} threads", launch.block, kernel.max_threads_per_block()));
+        return Err(format!(
+            "blocks of {:?}, the kernel allows {} threads",
+            launch.block,
+            kernel.max_threads_per_block()
+        ));
     }
     if let Some(required) = kernel.required_threads
         && required != launch.block
@@ -246,7 +250,10 @@ fn check(kernel: &Kernel, launch: &Launch, params: &[u8], config: &Config) -> Re
     }
     let shared = kernel.static_shared() + launch.dynamic_shared as usize;
     if shared > config.shared_per_block_optin {
-        return Err(format!("{shared} bytes of shared memory, the device has {}", config.shared_per_block_optin));
+        return Err(format!(
+            "{shared} bytes of shared memory, the device has {}",
+            config.shared_per_block_optin
+        ));
     }
     let cluster = launch.cluster.or(kernel.required_cluster()).unwrap_or([1; 3]);
     if cluster.iter().product::<u32>() != 1 {
@@ -269,7 +276,8 @@ pub fn launch(
     params: &[u8],
     config: &Config,
 ) -> Result<Counters, Fault> {
-    let blocks = check(kernel, launch, params, config).map_err(|message| invalid(kernel, message))?;
+    let blocks =
+        check(kernel, launch, params, config).map_err(|message| invalid(kernel, message))?;
     let program = &*kernel.program;
     let function = &kernel.function;
     let variables: Vec<_> = kernel.shared.iter().map(|&s| &program.shared[s as usize]).collect();
@@ -295,20 +303,21 @@ pub fn launch(
         wide_atomics: Mutex::new(()),
         started: Instant::now(),
     };
-    let varying = run.reachable().flat_map(|f| &f.initial).filter_map(|&(reg, initial)| match initial {
-        Initial::Special(s) => {
-            let varies = matches!(
-                s,
-                Special::Ctaid(_)
-                    | Special::SmId
-                    | Special::ClusterId(_)
-                    | Special::ClusterCtaId(_)
-                    | Special::ClusterCtaRank
-            );
-            varies.then_some((reg, s))
-        }
-        _ => None,
-    });
+    let varying =
+        run.reachable().flat_map(|f| &f.initial).filter_map(|&(reg, initial)| match initial {
+            Initial::Special(s) => {
+                let varies = matches!(
+                    s,
+                    Special::Ctaid(_)
+                        | Special::SmId
+                        | Special::ClusterId(_)
+                        | Special::ClusterCtaId(_)
+                        | Special::ClusterCtaRank
+                );
+                varies.then_some((reg, s))
+            }
+            _ => None,
+        });
     run.varying = varying.collect();
     let run = run;
     let next = AtomicU32::new(0);
@@ -374,7 +383,12 @@ impl Order {
 }
 
 /// One worker: takes blocks until there are none left. A block that seems to wait for others is set aside.
-fn work(run: &Run, next: &AtomicU32, failed: &AtomicBool, order: &Order) -> Result<Counters, Box<Fault>> {
+fn work(
+    run: &Run,
+    next: &AtomicU32,
+    failed: &AtomicBool,
+    order: &Order,
+) -> Result<Counters, Box<Fault>> {
     let mut counters = Counters::default();
     let mut resident: VecDeque<Block> = VecDeque::new();
     let mut spare: Vec<Block> = Vec::new();

@@ -119,7 +119,11 @@ pub(super) fn format(
             out.extend(std::iter::repeat_n(b' ', pad));
         } else if flags.contains(&b'0') && kind != b's' && kind != b'c' {
             let prefixed = body.starts_with(b"0x") || body.starts_with(b"0X");
-            let sign = if prefixed { 2 } else { body.first().is_some_and(|c| b"+- ".contains(c)) as usize };
+            let sign = if prefixed {
+                2
+            } else {
+                body.first().is_some_and(|c| b"+- ".contains(c)) as usize
+            };
             out.extend(&body[..sign]);
             out.extend(std::iter::repeat_n(b'0', pad));
             out.extend(&body[sign..]);
@@ -145,7 +149,13 @@ fn digits(text: String, negative: bool, precision: Option<usize>) -> Vec<u8> {
 
 fn float(v: f64, kind: u8, precision: usize) -> String {
     if !v.is_finite() {
-        let text = if v.is_nan() { "nan" } else if v > 0.0 { "inf" } else { "-inf" };
+        let text = if v.is_nan() {
+            "nan"
+        } else if v > 0.0 {
+            "inf"
+        } else {
+            "-inf"
+        };
         return if kind.is_ascii_uppercase() { text.to_uppercase() } else { text.into() };
     }
     let text = match kind | 32 {
@@ -154,9 +164,16 @@ fn float(v: f64, kind: u8, precision: usize) -> String {
         b'a' => format!("{v:e}"),
         _ => {
             let p = precision.max(1);
-            let e: i32 = format!("{:.*e}", p - 1, v).rsplit('e').next().and_then(|e| e.parse().ok()).unwrap_or(0);
-            let text =
-                if e < -4 || e >= p as i32 { exponent(v, p - 1) } else { format!("{v:.*}", (p as i32 - 1 - e) as usize) };
+            let e: i32 = format!("{:.*e}", p - 1, v)
+                .rsplit('e')
+                .next()
+                .and_then(|e| e.parse().ok())
+                .unwrap_or(0);
+            let text = if e < -4 || e >= p as i32 {
+                exponent(v, p - 1)
+            } else {
+                format!("{v:.*}", (p as i32 - 1 - e) as usize)
+            };
             trim(&text)
         }
     };
@@ -176,7 +193,11 @@ fn exponent(v: f64, precision: usize) -> String {
 /// `%g` drops trailing zeros of the fraction.
 fn trim(text: &str) -> String {
     let (mantissa, e) = text.split_at(text.find('e').unwrap_or(text.len()));
-    let mantissa = if mantissa.contains('.') { mantissa.trim_end_matches('0').trim_end_matches('.') } else { mantissa };
+    let mantissa = if mantissa.contains('.') {
+        mantissa.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        mantissa
+    };
     format!("{mantissa}{e}")
 }
 
@@ -190,14 +211,17 @@ pub(super) fn emit(text: &[u8]) {
 mod tests {
     #[test]
     fn formats_like_c() {
-        let values = [42u64, (-7i32) as u32 as u64 | 255 << 32, 1.5f64.to_bits(), 1e10f64.to_bits(), 99];
+        let values =
+            [42u64, (-7i32) as u32 as u64 | 255 << 32, 1.5f64.to_bits(), 1e10f64.to_bits(), 99];
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let argument = |offset: usize, size: usize| {
             let mut v = [0; 8];
             v[..size].copy_from_slice(&bytes[offset..offset + size]);
             u64::from_le_bytes(v)
         };
-        let (text, count) = super::format(b"%lld|%5d|%#06x|%-8.2f|%g|%s%%", argument, |a| format!("<{a}>").into_bytes());
+        let (text, count) = super::format(b"%lld|%5d|%#06x|%-8.2f|%g|%s%%", argument, |a| {
+            format!("<{a}>").into_bytes()
+        });
         assert_eq!(String::from_utf8_lossy(&text), "42|   -7|0x00ff|1.50    |1e+10|<99>%");
         assert_eq!(count, 6);
     }

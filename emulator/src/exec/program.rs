@@ -125,15 +125,52 @@ pub(crate) enum Shuffle {
 /// Instructions whose lanes meet: with a mask of the lanes that take part.
 #[derive(Clone, Debug)]
 pub(crate) enum Sync {
-    Shuffle { mode: Shuffle, dst: u32, pred: u32, src: u32, lane: u32, clamp: u32 },
-    VoteAll { dst: u32, src: u32 },
-    VoteAny { dst: u32, src: u32 },
-    VoteUniform { dst: u32, src: u32 },
-    Ballot { dst: u32, src: u32 },
-    MatchAny { dst: u32, src: Reg },
-    MatchAll { dst: u32, pred: u32, src: Reg },
-    Reduce { op: AtomOp, signed: bool, float: bool, abs: bool, nan: bool, dst: u32, src: u32 },
-    Elect { dst: u32, pred: u32 },
+    Shuffle {
+        mode: Shuffle,
+        dst: u32,
+        pred: u32,
+        src: u32,
+        lane: u32,
+        clamp: u32,
+    },
+    VoteAll {
+        dst: u32,
+        src: u32,
+    },
+    VoteAny {
+        dst: u32,
+        src: u32,
+    },
+    VoteUniform {
+        dst: u32,
+        src: u32,
+    },
+    Ballot {
+        dst: u32,
+        src: u32,
+    },
+    MatchAny {
+        dst: u32,
+        src: Reg,
+    },
+    MatchAll {
+        dst: u32,
+        pred: u32,
+        src: Reg,
+    },
+    Reduce {
+        op: AtomOp,
+        signed: bool,
+        float: bool,
+        abs: bool,
+        nan: bool,
+        dst: u32,
+        src: u32,
+    },
+    Elect {
+        dst: u32,
+        pred: u32,
+    },
     Barrier,
     /// Matrix instructions and the like, executed by whole warps.
     Matrix(Box<super::matrix::Matrix>),
@@ -178,15 +215,31 @@ pub(crate) struct AsyncCopy {
 /// `mbarrier` operations on a 64-bit object in shared memory.
 #[derive(Clone, Debug)]
 pub(crate) enum MBarrier {
-    Init { count: u32 },
+    Init {
+        count: u32,
+    },
     Invalidate,
     /// Slot of the count or [`NONE`]; register of the state or [`NONE`]; bytes to expect, or [`NONE`].
-    Arrive { count: u32, state: u32, expect: u32, drop: bool, arrive: bool },
+    Arrive {
+        count: u32,
+        state: u32,
+        expect: u32,
+        drop: bool,
+        arrive: bool,
+    },
     /// Predicate; state register (wide) or parity (narrow).
-    Test { dst: u32, state: Reg },
-    PendingCount { dst: u32, state: u32 },
+    Test {
+        dst: u32,
+        state: Reg,
+    },
+    PendingCount {
+        dst: u32,
+        state: u32,
+    },
     /// An arrival when the lane's copies so far have landed.
-    AsyncArrive { increment: bool },
+    AsyncArrive {
+        increment: bool,
+    },
 }
 
 /// External functions that the machine provides.

@@ -100,10 +100,8 @@ impl Record {
         let mine = record(who.tag, who.releases, who.block);
         let foreign = |r: u64| r >> 42 == mine >> 42 && r as u32 != who.block;
         let conflict = |r: u64, wrote: bool| {
-            (foreign(r) && !who.launch.ordered(r, who.acquired)).then_some(Conflict {
-                block: (r as u32 != SEVERAL).then_some(r as u32),
-                wrote,
-            })
+            (foreign(r) && !who.launch.ordered(r, who.acquired))
+                .then_some(Conflict { block: (r as u32 != SEVERAL).then_some(r as u32), wrote })
         };
         if write {
             if self.writer.load(Relaxed) != mine {
@@ -132,7 +130,13 @@ impl GlobalShadow {
     }
 
     /// A plain access to `bytes` bytes at an offset of the allocation.
-    pub fn access(&self, offset: usize, bytes: usize, who: &Accessor, write: bool) -> Option<Conflict> {
+    pub fn access(
+        &self,
+        offset: usize,
+        bytes: usize,
+        who: &Accessor,
+        write: bool,
+    ) -> Option<Conflict> {
         let mut at = offset;
         while at < offset + bytes {
             let page = self.pages[at / (4 * PAGE)]
@@ -171,10 +175,8 @@ impl Record {
         let tag = record(who.tag, 0, 0) >> 42;
         let check = |r: u64, wrote: bool| {
             let foreign = r >> 42 == tag && r as u32 != who.block;
-            (foreign && !who.launch.ordered(r, who.acquired)).then_some(Conflict {
-                block: (r as u32 != SEVERAL).then_some(r as u32),
-                wrote,
-            })
+            (foreign && !who.launch.ordered(r, who.acquired))
+                .then_some(Conflict { block: (r as u32 != SEVERAL).then_some(r as u32), wrote })
         };
         let found = check(self.writer.load(SeqCst), true);
         if write { found.or_else(|| check(self.reader.load(SeqCst), false)) } else { found }

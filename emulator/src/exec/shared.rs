@@ -51,7 +51,8 @@ impl Layout {
             gaps += 1;
         }
         layout.static_size = at;
-        let align = variables.iter().filter(|v| v.dynamic).map(|v| v.align).max().unwrap_or(1).max(16);
+        let align =
+            variables.iter().filter(|v| v.dynamic).map(|v| v.align).max().unwrap_or(1).max(16);
         let start = at.next_multiple_of(align) + gaps * GAP;
         for (i, _) in variables.iter().enumerate().filter(|(_, v)| v.dynamic) {
             layout.addresses[i] = start as u32;
@@ -302,7 +303,17 @@ impl Shared {
     /// Checks existence and, for reads, that the bytes were written; marks writes.
     pub fn check(&mut self, address: u32, bytes: usize, write: bool) -> Result<(), Wrong> {
         let start = address as usize;
-        let Some(state) = self.state.get_mut(start..start + bytes) else { return Err(Wrong::OutOfBounds) };
+        let Some(state) = self.state.get_mut(start..start + bytes) else {
+            return Err(Wrong::OutOfBounds);
+        };
+        // The usual case, four bytes at a time.
+        let whole = u32::from_ne_bytes([ALLOCATED | WRITTEN; 4]);
+        let mut words = state.chunks_exact(4);
+        if words.all(|w| u32::from_ne_bytes([w[0], w[1], w[2], w[3]]) == whole)
+            && words.remainder().is_empty()
+        {
+            return Ok(());
+        }
         for (i, s) in state.iter_mut().enumerate() {
             if *s & ALLOCATED == 0 {
                 return Err(Wrong::OutOfBounds);
@@ -334,7 +345,14 @@ impl Shared {
     }
 
     /// Looks for a race and remembers the access. `value` is what a write of at most 8 bytes stores.
-    pub fn touch(&mut self, address: u32, bytes: usize, mode: Mode, who: Toucher, value: Option<u64>) -> Result<(), Wrong> {
+    pub fn touch(
+        &mut self,
+        address: u32,
+        bytes: usize,
+        mode: Mode,
+        who: Toucher,
+        value: Option<u64>,
+    ) -> Result<(), Wrong> {
         let (mut at, end) = (address as usize, address as usize + bytes);
         let same = value.is_some_and(|v| self.load(address, bytes) == v);
         while at < end {
@@ -354,7 +372,7 @@ impl Shared {
                 let record = self.words[word];
                 self.bytes[4 * word..4 * word + 4].fill(record);
                 if self.complex
-                    && let Some(times) = self.read_times.get(&(4 * word << 1)).cloned()
+                    && let Some(times) = self.read_times.get(&((4 * word) << 1)).cloned()
                 {
                     for b in 0..4 {
                         self.read_times.insert((4 * word + b) << 1 | 1, times.clone());
@@ -367,7 +385,14 @@ impl Shared {
         Ok(())
     }
 
-    fn record(&mut self, index: usize, byte: bool, mode: Mode, who: Toucher, same: bool) -> Result<(), Wrong> {
+    fn record(
+        &mut self,
+        index: usize,
+        byte: bool,
+        mode: Mode,
+        who: Toucher,
+        same: bool,
+    ) -> Result<(), Wrong> {
         let clock = &self.lanes[who.warp];
         let (tick, now) = (clock.tick, self.now);
         let key = if byte { index << 1 | 1 } else { (4 * index) << 1 };
@@ -389,7 +414,12 @@ impl Shared {
                 self.complex && known[warp as usize] >= record.writer_time
             };
             if !ordered {
-                return Err(Wrong::Race { warp, lane: record.writer_lane, wrote: true, line: record.writer_line });
+                return Err(Wrong::Race {
+                    warp,
+                    lane: record.writer_lane,
+                    wrote: true,
+                    line: record.writer_line,
+                });
             }
         }
         // A write against the readers.
@@ -398,7 +428,8 @@ impl Shared {
             if others != 0 {
                 let times = self.read_times.get(&key);
                 let ordered = self.complex
-                    && times.is_some_and(|t| (0..32).all(|w| others >> w & 1 == 0 || known[w] >= t[w]));
+                    && times
+                        .is_some_and(|t| (0..32).all(|w| others >> w & 1 == 0 || known[w] >= t[w]));
                 if !ordered {
                     return Err(Wrong::Race {
                         warp: others.trailing_zeros() as u8,
@@ -410,7 +441,8 @@ impl Shared {
             }
             if record.reader_warps >> who.warp & 1 == 1 && others == 0 {
                 let find = |lanes: u32, tick: u32| {
-                    (0..LANES).find(|&l| lanes & !(1 << me) & 1 << l != 0 && !clock.ordered(me, l, tick))
+                    (0..LANES)
+                        .find(|&l| lanes & !(1 << me) & 1 << l != 0 && !clock.ordered(me, l, tick))
                 };
                 let open = find(record.reader_lanes, record.reader_tick)
                     .or_else(|| find(record.open_lanes, record.open_tick));
@@ -426,8 +458,11 @@ impl Shared {
         }
         if write {
             let again = strong && record.writer_atomic && record.writer_warp != NOBODY;
-            record.writer_warp =
-                if again && record.writer_warp as usize != who.warp { SEVERAL } else { who.warp as u8 };
+            record.writer_warp = if again && record.writer_warp as usize != who.warp {
+                SEVERAL
+            } else {
+                who.warp as u8
+            };
             record.writer_lane = me as u8;
             record.writer_atomic = strong;
             record.writer_tick = tick;
@@ -442,14 +477,17 @@ impl Shared {
             record.reader_line = who.line;
             if record.reader_lanes != 0 && record.reader_tick != tick {
                 // Whoever comes after this read comes after those before it; the others stay open.
-                let still = lanes_where(record.reader_lanes, |l| l != me && !clock.ordered(me, l, record.reader_tick));
+                let still = lanes_where(record.reader_lanes, |l| {
+                    l != me && !clock.ordered(me, l, record.reader_tick)
+                });
                 if record.open_lanes == 0 {
                     record.open_tick = record.reader_tick;
                 }
                 record.open_lanes |= still;
                 record.reader_lanes = 0;
             }
-            record.open_lanes = lanes_where(record.open_lanes, |l| !clock.ordered(me, l, record.open_tick));
+            record.open_lanes =
+                lanes_where(record.open_lanes, |l| !clock.ordered(me, l, record.open_tick));
             record.reader_tick = tick;
             record.reader_lanes |= 1 << me;
             if self.complex {
@@ -461,14 +499,12 @@ impl Shared {
 
     /// Reads up to 8 bytes that exist.
     pub fn load(&self, address: u32, bytes: usize) -> u64 {
-        let mut value = [0; 8];
-        value[..bytes].copy_from_slice(&self.data[address as usize..address as usize + bytes]);
-        u64::from_le_bytes(value)
+        get(&self.data[address as usize..address as usize + bytes])
     }
 
     /// Writes up to 8 bytes that exist.
     pub fn store(&mut self, address: u32, bytes: usize, value: u64) {
-        self.data[address as usize..address as usize + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
+        put(&mut self.data[address as usize..address as usize + bytes], value);
     }
 
     /// Reads bytes that exist.
@@ -479,6 +515,28 @@ impl Shared {
     /// Writes bytes that exist.
     pub fn set_bytes(&mut self, address: u32, data: &[u8]) {
         self.data[address as usize..address as usize + data.len()].copy_from_slice(data);
+    }
+}
+
+/// The little-endian value of up to 8 bytes. The usual lengths are told apart, or each would be a call of `memcpy`.
+pub(crate) fn get(bytes: &[u8]) -> u64 {
+    match *bytes {
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]) as u64,
+        [a, b] => u16::from_le_bytes([a, b]) as u64,
+        [a] => a as u64,
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => bytes.iter().rev().fold(0, |v, &b| v << 8 | b as u64),
+    }
+}
+
+/// The inverse of [`get`].
+pub(crate) fn put(bytes: &mut [u8], value: u64) {
+    match bytes {
+        [_, _, _, _] => bytes.copy_from_slice(&(value as u32).to_le_bytes()),
+        [_, _] => bytes.copy_from_slice(&(value as u16).to_le_bytes()),
+        [a] => *a = value as u8,
+        [_, _, _, _, _, _, _, _] => bytes.copy_from_slice(&value.to_le_bytes()),
+        _ => bytes.iter_mut().enumerate().for_each(|(i, b)| *b = (value >> (8 * i)) as u8),
     }
 }
 
@@ -519,8 +577,9 @@ pub(crate) fn bank_passes(addresses: &[u64; LANES], mask: u32, bytes: usize) -> 
             passes += 1;
             continue;
         }
-        let mut all: Vec<u32> =
-            lanes.flat_map(|l| (0..words).map(move |w| (addresses[l] / 4) as u32 + w as u32)).collect();
+        let mut all: Vec<u32> = lanes
+            .flat_map(|l| (0..words).map(move |w| (addresses[l] / 4) as u32 + w as u32))
+            .collect();
         all.sort_unstable();
         all.dedup();
         let mut counts = [0u64; 32];
@@ -584,7 +643,10 @@ mod tests {
         assert!(s.touch(0, 4, Mode::Read, who(0, 1), None).is_ok());
         assert!(s.touch(0, 4, Mode::Read, who(0, 2), None).is_err());
         s.meet(0, 0b110, false);
-        assert!(s.touch(0, 4, Mode::Read, who(0, 2), None).is_ok(), "order passes on through lane 1");
+        assert!(
+            s.touch(0, 4, Mode::Read, who(0, 2), None).is_ok(),
+            "order passes on through lane 1"
+        );
         s.meet(0, !0, true);
         assert!(s.touch(0, 4, Mode::Write, who(0, 9), None).is_ok());
     }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::program::{Function, NONE, Place};
 use super::regs::{LANES, Regs};
+use super::shared::{get, put};
 
 /// Bytes of local memory that a thread may have.
 pub(crate) const MOST_LOCAL: u32 = 512 << 10;
@@ -52,7 +53,8 @@ impl PartialEq for Frame {
             (Some(a), Some(b)) => Rc::ptr_eq(a, b),
             _ => false,
         };
-        (self.call, self.function, self.base) == (other.call, other.function, other.base) && same_rows
+        (self.call, self.function, self.base) == (other.call, other.function, other.base)
+            && same_rows
     }
 }
 
@@ -93,9 +95,9 @@ pub(crate) struct Warp {
     pub copies: VecDeque<Copy>,
     /// Commit groups of each lane.
     pub commits: [u32; LANES],
-    /// Copies-have-landed arrivals that wait: lane, address of the mbarrier, copies before it.
+    /// Instructions run so far.
     pub serial: u32,
-    /// Slices since the last change of groups: a spinning group must not starve the others.
+    /// How long the groups have not changed: one that spins must not starve the others.
     pub patience: u32,
 }
 
@@ -116,10 +118,12 @@ impl Warp {
             return;
         }
         if group.wait == Wait::Ready {
-            let twin = self
-                .groups
-                .iter_mut()
-                .find(|g| g.wait == Wait::Ready && g.pc == group.pc && g.base == group.base && g.frames == group.frames);
+            let twin = self.groups.iter_mut().find(|g| {
+                g.wait == Wait::Ready
+                    && g.pc == group.pc
+                    && g.base == group.base
+                    && g.frames == group.frames
+            });
             if let Some(twin) = twin {
                 twin.mask |= group.mask;
                 self.patience = 0;
@@ -145,20 +149,26 @@ impl Warp {
         self.local_size = new;
     }
 
+    /// Reads up to 8 bytes of a lane's local memory.
     pub fn local_load(&self, lane: usize, address: u32, bytes: usize) -> u64 {
         let at = lane * self.local_size as usize + address as usize;
-        let mut value = [0; 8];
-        value[..bytes].copy_from_slice(&self.local[at..at + bytes]);
-        u64::from_le_bytes(value)
+        get(&self.local[at..at + bytes])
     }
 
+    /// Writes up to 8 bytes of a lane's local memory.
     pub fn local_store(&mut self, lane: usize, address: u32, bytes: usize, value: u64) {
         let at = lane * self.local_size as usize + address as usize;
-        self.local[at..at + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
+        put(&mut self.local[at..at + bytes], value);
     }
 
     /// Copies places of one frame to places of another, for the lanes of a mask.
-    pub fn copy_places(&mut self, mask: u32, from: (u32, &[Place]), to: (u32, &[Place]), sizes: &[Place]) {
+    pub fn copy_places(
+        &mut self,
+        mask: u32,
+        from: (u32, &[Place]),
+        to: (u32, &[Place]),
+        sizes: &[Place],
+    ) {
         for ((f, t), size) in from.1.iter().zip(to.1).zip(sizes) {
             for lane in (0..LANES).filter(|l| mask >> l & 1 == 1) {
                 let row = lane * self.local_size as usize;

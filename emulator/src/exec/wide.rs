@@ -27,10 +27,13 @@ impl Wide {
 
     /// The upper bits as a mantissa of at most 120 bits, the exponent they add, and whether bits were lost.
     fn cut(self) -> (u128, i32, bool) {
-        let top = if self.0 != 0 { 256 - self.0.leading_zeros() } else { 128 - self.1.leading_zeros() };
+        let top =
+            if self.0 != 0 { 256 - self.0.leading_zeros() } else { 128 - self.1.leading_zeros() };
         match top.saturating_sub(120) {
             0 => (self.1, 0, false),
-            by @ 1..128 => (self.0 << (128 - by) | self.1 >> by, by as i32, self.1 << (128 - by) != 0),
+            by @ 1..128 => {
+                (self.0 << (128 - by) | self.1 >> by, by as i32, self.1 << (128 - by) != 0)
+            }
             by => {
                 let lost = self.1 != 0 || by > 128 && self.0 << (256 - by) != 0;
                 (self.0 >> (by - 128), by as i32, lost)
@@ -76,7 +79,14 @@ pub(crate) fn fma64(a: f64, b: f64, c: Option<f64>, round: Round) -> f64 {
             return product;
         }
         let ((x, ex), (y, ey)) = (split(a), split(b));
-        return f64::from_bits(pack((a < 0.0) != (b < 0.0), x as u128 * y as u128, ex + ey, false, F64, round));
+        return f64::from_bits(pack(
+            (a < 0.0) != (b < 0.0),
+            x as u128 * y as u128,
+            ex + ey,
+            false,
+            F64,
+            round,
+        ));
     };
     if !a.is_finite() || !b.is_finite() || !c.is_finite() {
         return a.mul_add(b, c);
@@ -158,9 +168,14 @@ mod tests {
         let mut r = super::super::block::Random(5);
         for _ in 0..20_000 {
             // Exponents near each other, so that additions overlap.
-            let mut v = || f64::from_bits(r.next() & 0x800f_ffff_ffff_ffff | (0x3f0 + r.next() % 60) << 52);
+            let mut v =
+                || f64::from_bits(r.next() & 0x800f_ffff_ffff_ffff | (0x3f0 + r.next() % 60) << 52);
             let (a, b, c) = (v(), v(), v());
-            assert_eq!(fma64(a, b, Some(c), Round::Near).to_bits(), a.mul_add(b, c).to_bits(), "{a:e} {b:e} {c:e}");
+            assert_eq!(
+                fma64(a, b, Some(c), Round::Near).to_bits(),
+                a.mul_add(b, c).to_bits(),
+                "{a:e} {b:e} {c:e}"
+            );
             assert_eq!(add64(a, b, Round::Near), a + b);
             assert_eq!(fma64(a, b, None, Round::Near), a * b);
         }

@@ -70,7 +70,10 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<Token<'_>>, LoadError> {
             }
             b'"' => {
                 let Some(n) = text[i + 1..].find('"') else {
-                    return Err(LoadError::Syntax { line, message: "a string that does not end".into() });
+                    return Err(LoadError::Syntax {
+                        line,
+                        message: "a string that does not end".into(),
+                    });
                 };
                 let inner = &text[i + 1..i + 1 + n];
                 out.push(Token { kind: TokenKind::Text, text: inner, line, at: start });
@@ -80,18 +83,29 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<Token<'_>>, LoadError> {
             }
             b'.' if is_word(next) => {
                 i = word_end(i + 1);
-                while bytes[i..].starts_with(b"::") && i + 2 < bytes.len() && is_word(bytes[i + 2]) {
+                while bytes[i..].starts_with(b"::") && i + 2 < bytes.len() && is_word(bytes[i + 2])
+                {
                     i = word_end(i + 2);
                 }
                 TokenKind::Dot
             }
             b'0'..=b'9' => {
                 i = word_end(i);
-                let hex = next == b'x' || next == b'X' || next == b'f' || next == b'F' || next == b'd' || next == b'D';
-                if !hex && i + 1 < bytes.len() && bytes[i] == b'.' && bytes[i + 1].is_ascii_digit() {
+                let hex = next == b'x'
+                    || next == b'X'
+                    || next == b'f'
+                    || next == b'F'
+                    || next == b'd'
+                    || next == b'D';
+                if !hex && i + 1 < bytes.len() && bytes[i] == b'.' && bytes[i + 1].is_ascii_digit()
+                {
                     i = word_end(i + 1);
                 }
-                if !hex && (bytes[i - 1] | 32) == b'e' && i < bytes.len() && (bytes[i] == b'-' || bytes[i] == b'+') {
+                if !hex
+                    && (bytes[i - 1] | 32) == b'e'
+                    && i < bytes.len()
+                    && (bytes[i] == b'-' || bytes[i] == b'+')
+                {
                     i = word_end(i + 1);
                 }
                 TokenKind::Number
@@ -104,7 +118,9 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<Token<'_>>, LoadError> {
                 i += 1;
                 TokenKind::Punct
             }
-            _ => return Err(LoadError::Syntax { line, message: format!("unexpected byte {c:#x}") }),
+            _ => {
+                return Err(LoadError::Syntax { line, message: format!("unexpected byte {c:#x}") });
+            }
         };
         out.push(Token { kind, text: &text[start..i], line, at: start });
     }
@@ -124,8 +140,35 @@ mod tests {
         assert_eq!(
             words,
             [
-                "@", "!", "%p1", "ld", ".global", ".L1::no_allocate", ".v2", ".f32", "{", "%f1", ",", "%f2", "}", ",",
-                "[", "%rd1", "+", "-", "8", "]", ";", "mov", ".f32", "%f1", ",", "0f3F800000", ";", "1.5e-3", ""
+                "@",
+                "!",
+                "%p1",
+                "ld",
+                ".global",
+                ".L1::no_allocate",
+                ".v2",
+                ".f32",
+                "{",
+                "%f1",
+                ",",
+                "%f2",
+                "}",
+                ",",
+                "[",
+                "%rd1",
+                "+",
+                "-",
+                "8",
+                "]",
+                ";",
+                "mov",
+                ".f32",
+                "%f1",
+                ",",
+                "0f3F800000",
+                ";",
+                "1.5e-3",
+                ""
             ]
         );
         assert_eq!(tokens.last().unwrap().line, 2);

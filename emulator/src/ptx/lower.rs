@@ -7,13 +7,18 @@ use super::parser::{self, Inst, Operand, Space as PtxSpace, Stmt, Type, Variable
 use crate::exec::alu::{self, Mods};
 use crate::exec::matrix;
 use crate::exec::program::*;
-use crate::exec::regs::{self, Alu, AluFn, Cell, IMM, LANES, NEGATED, Regs, SRC, Slots, lanes, op, plain};
+use crate::exec::regs::{
+    self, Alu, AluFn, Cell, IMM, LANES, NEGATED, Regs, SRC, Slots, lanes, op, plain,
+};
 use crate::report::Class;
 
 /// What a name stands for inside a function.
 #[derive(Clone, Debug)]
 enum Symbol {
-    Reg { slot: u32, class: RegClass },
+    Reg {
+        slot: u32,
+        class: RegClass,
+    },
     /// A place in the frame: local variables, call parameters, a device function's own parameters.
     Frame(u32),
     /// A kernel parameter: its offset.
@@ -110,8 +115,8 @@ pub(super) fn function(
     }
     f.out.end = f.program.code.len() as u32;
     f.out.frame = f.frame.next_multiple_of(16);
-    for i in 0..3 {
-        f.out.rows[i] = first_rows[i]..f.rows[i];
+    for (range, (first, end)) in f.out.rows.iter_mut().zip(first_rows.into_iter().zip(f.rows)) {
+        *range = first..end;
     }
     Ok(f.out)
 }
@@ -257,7 +262,12 @@ impl Lower<'_> {
                 self.program.shared.push(SharedVariable { size: v.size, align: v.align, dynamic });
                 self.declare(&v.name, Symbol::Shared(id));
             }
-            _ => return Err(self.syntax(format!("a variable of this space (`{}`) inside a function is not supported", v.name))),
+            _ => {
+                return Err(self.syntax(format!(
+                    "a variable of this space (`{}`) inside a function is not supported",
+                    v.name
+                )));
+            }
         }
         Ok(())
     }
@@ -304,10 +314,16 @@ impl Lower<'_> {
         match symbol {
             Some(Symbol::Frame(place)) => {
                 let reg = self.temp(wide);
-                self.push(Kind::FrameAddress(reg, (place as i64 + offset) as u32), Class::Move, false);
+                self.push(
+                    Kind::FrameAddress(reg, (place as i64 + offset) as u32),
+                    Class::Move,
+                    false,
+                );
                 Ok(reg.slot)
             }
-            Some(Symbol::Param(at)) => Ok(self.constant(wide, Initial::Bits((at as i64 + offset) as u64))),
+            Some(Symbol::Param(at)) => {
+                Ok(self.constant(wide, Initial::Bits((at as i64 + offset) as u64)))
+            }
             Some(Symbol::Shared(id)) => Ok(self.shared(id, offset, wide)),
             Some(_) => Err(self.syntax(format!("`{name}` has no address"))),
             None => {
@@ -315,7 +331,9 @@ impl Lower<'_> {
                     return Ok(self.shared(id, offset, wide));
                 }
                 if let Some(&address) = self.globals.addresses.get(name) {
-                    return Ok(self.constant(wide, Initial::Bits(address.wrapping_add_signed(offset))));
+                    return Ok(
+                        self.constant(wide, Initial::Bits(address.wrapping_add_signed(offset)))
+                    );
                 }
                 if let Some(&id) = self.globals.functions.get(name) {
                     // Whoever takes its address may call it.
@@ -342,7 +360,8 @@ impl Lower<'_> {
             ".w" => Some(3),
             _ => None,
         };
-        let (stem, component) = name.find('.').map_or((name, None), |at| (&name[..at], axis(&name[at..])));
+        let (stem, component) =
+            name.find('.').map_or((name, None), |at| (&name[..at], axis(&name[at..])));
         let special = match (stem, component) {
             (_, Some(3)) => Special::Zero,
             ("%tid", Some(c)) => Special::Tid(c),
@@ -380,7 +399,9 @@ impl Lower<'_> {
                     _ => return Ok(None),
                 };
                 if clock_wide != wide {
-                    return Err(self.syntax(format!("`{name}` does not have the instruction's width")));
+                    return Err(
+                        self.syntax(format!("`{name}` does not have the instruction's width"))
+                    );
                 }
                 let reg = self.temp(wide);
                 self.push(Kind::Clock(clock, reg), Class::Move, false);
@@ -402,24 +423,34 @@ impl Lower<'_> {
                     (Some(Symbol::Reg { slot, class: RegClass::Pred }), K::Pred) => {
                         Ok(if negated { slot | NEGATED } else { slot })
                     }
-                    (Some(Symbol::Reg { slot, class: RegClass::Wide }), K::U64 | K::F64) if !negated => Ok(slot),
-                    (Some(Symbol::Reg { slot, class: RegClass::Short | RegClass::Word }), K::U16 | K::U32 | K::F32)
+                    (Some(Symbol::Reg { slot, class: RegClass::Wide }), K::U64 | K::F64)
                         if !negated =>
                     {
                         Ok(slot)
                     }
+                    (
+                        Some(Symbol::Reg { slot, class: RegClass::Short | RegClass::Word }),
+                        K::U16 | K::U32 | K::F32,
+                    ) if !negated => Ok(slot),
                     // A wider register stands for its lower part.
-                    (Some(Symbol::Reg { slot, class: RegClass::Wide }), K::U16 | K::U32) if !negated => {
+                    (Some(Symbol::Reg { slot, class: RegClass::Wide }), K::U16 | K::U32)
+                        if !negated =>
+                    {
                         let low = self.row(0);
                         let cut = op!(|a: u64; _i| -> u32 { a as u32 });
                         self.push_alu(&cut, [low, 0, slot, 0, 0, 0, 0], Class::Move, false);
                         Ok(low)
                     }
-                    (Some(Symbol::Reg { .. }), _) => {
-                        Err(self.syntax(format!("`{name}` does not have the type that `{}` wants", self.text)))
+                    (Some(Symbol::Reg { .. }), _) => Err(self.syntax(format!(
+                        "`{name}` does not have the type that `{}` wants",
+                        self.text
+                    ))),
+                    _ if kind == K::Pred || negated => {
+                        Err(self.syntax(format!("`{name}` is not a predicate")))
                     }
-                    _ if kind == K::Pred || negated => Err(self.syntax(format!("`{name}` is not a predicate"))),
-                    (None, _) if name.starts_with('%') || name == "WARP_SZ" => match self.special(name, wide)? {
+                    (None, _) if name.starts_with('%') || name == "WARP_SZ" => match self
+                        .special(name, wide)?
+                    {
                         Some(slot) => Ok(slot),
                         None => Err(self.syntax(format!("`{name}` is not a register known here"))),
                     },
@@ -466,7 +497,11 @@ impl Lower<'_> {
                     RegClass::Short | RegClass::Word => file == 0,
                     RegClass::Quad => false,
                 };
-                if fits { Ok(slot) } else { Err(self.syntax(format!("`{name}` does not have the result's type"))) }
+                if fits {
+                    Ok(slot)
+                } else {
+                    Err(self.syntax(format!("`{name}` does not have the result's type")))
+                }
             }
             _ => Err(self.unknown()),
         }
@@ -499,7 +534,9 @@ impl Lower<'_> {
             "bra" | "brx" => return self.branch(inst, &mods),
             "call" => return self.call(inst, &mods),
             "bar" | "barrier" => return self.barrier(inst, &mods),
-            "shfl" | "vote" | "match" | "redux" | "elect" | "activemask" => return self.warp_wide(inst, &mods),
+            "shfl" | "vote" | "match" | "redux" | "elect" | "activemask" => {
+                return self.warp_wide(inst, &mods);
+            }
             "cp" => return self.async_copy(inst, &mods),
             "mbarrier" => return self.mbarrier(&mods, ops),
             "mma" | "ldmatrix" | "stmatrix" | "movmatrix" => return self.matrix(inst, &mods),
@@ -533,8 +570,8 @@ impl Lower<'_> {
             "trap" | "brkpt" => (Kind::Trap, Class::Control),
             "membar" | "fence" => (Kind::Fence(!inst.has("cta")), Class::Fence),
             // Hints, and waits that nothing here depends on.
-            "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority" | "griddepcontrol" | "pmevent"
-            | "setmaxnreg" => (Kind::Nop, Class::Other),
+            "nanosleep" | "prefetch" | "prefetchu" | "discard" | "applypriority"
+            | "griddepcontrol" | "pmevent" | "setmaxnreg" => (Kind::Nop, Class::Other),
             "createpolicy" => {
                 // The policy is a number that only cache hints read.
                 let Some(first) = inst.operands.first() else { return Err(self.unknown()) };
@@ -558,7 +595,9 @@ impl Lower<'_> {
         if inst.op == "lop3" && operands.len() == 6 {
             return self.lop3_with_predicate(inst);
         }
-        let Some(chosen) = alu::select(&inst.op, mods, operands.len(), two) else { return Err(self.unknown()) };
+        let Some(chosen) = alu::select(&inst.op, mods, operands.len(), two) else {
+            return Err(self.unknown());
+        };
         let alu = chosen.alu;
         let mut slots = [0; 7];
         slots[IMM] = chosen.imm;
@@ -582,7 +621,8 @@ impl Lower<'_> {
         }
         match (&first, alu.dst) {
             (Operand::Pair(p, q), [a, b]) => {
-                let as_operand = |n: &String| if n == "_" { Operand::Sink } else { Operand::Name(n.clone()) };
+                let as_operand =
+                    |n: &String| if n == "_" { Operand::Sink } else { Operand::Name(n.clone()) };
                 slots[0] = self.dest(&as_operand(p), *a)?;
                 slots[1] = self.dest(&as_operand(q), *b)?;
             }
@@ -615,7 +655,13 @@ impl Lower<'_> {
         self.dest(operand, kind)
     }
 
-    fn extend_result(&mut self, inst: &Inst, name: &str, kind: regs::Operand, from: u32) -> Res<()> {
+    fn extend_result(
+        &mut self,
+        inst: &Inst,
+        name: &str,
+        kind: regs::Operand,
+        from: u32,
+    ) -> Res<()> {
         let (slot, class) = self.reg(name)?;
         if class != RegClass::Wide || matches!(kind, regs::Operand::U64 | regs::Operand::F64) {
             return Ok(());
@@ -689,7 +735,15 @@ impl Lower<'_> {
             (_, Operand::Vector(parts)) if ty != Type::B128 => {
                 // Pairs are joined until one value is left.
                 let mut width = ty.size() / parts.len().max(1);
-                let kind = |w: usize| if w == 8 { K::U64 } else if w == 4 { K::U32 } else { K::U16 };
+                let kind = |w: usize| {
+                    if w == 8 {
+                        K::U64
+                    } else if w == 4 {
+                        K::U32
+                    } else {
+                        K::U16
+                    }
+                };
                 let mut level = Vec::new();
                 for p in parts {
                     level.push(self.source(p, kind(width))?);
@@ -701,8 +755,17 @@ impl Lower<'_> {
                     let alu = join()[step(width)];
                     let mut next = Vec::new();
                     for pair in level.chunks(2) {
-                        let slot = if last { self.dest(d, kind(width))? } else { self.row((width == 8) as usize) };
-                        self.push_alu(&alu, [slot, 0, pair[0], pair[pair.len() - 1], 0, 0, 0], Class::Move, first);
+                        let slot = if last {
+                            self.dest(d, kind(width))?
+                        } else {
+                            self.row((width == 8) as usize)
+                        };
+                        self.push_alu(
+                            &alu,
+                            [slot, 0, pair[0], pair[pair.len() - 1], 0, 0, 0],
+                            Class::Move,
+                            first,
+                        );
                         first = false;
                         next.push(slot);
                     }
@@ -711,7 +774,15 @@ impl Lower<'_> {
                 Ok(true)
             }
             (Operand::Vector(parts), _) if ty != Type::B128 => {
-                let kind = |w: usize| if w == 8 { K::U64 } else if w == 4 { K::U32 } else { K::U16 };
+                let kind = |w: usize| {
+                    if w == 8 {
+                        K::U64
+                    } else if w == 4 {
+                        K::U32
+                    } else {
+                        K::U16
+                    }
+                };
                 let mut width = ty.size();
                 let mut level = vec![self.source(s, kind(width))?];
                 let mut first = true;
@@ -723,7 +794,11 @@ impl Lower<'_> {
                     for (i, &from) in level.iter().enumerate() {
                         let mut out = [0; 2];
                         for (k, slot) in out.iter_mut().enumerate() {
-                            *slot = if last { self.dest(&parts[2 * i + k], kind(width))? } else { self.row((width == 8) as usize) };
+                            *slot = if last {
+                                self.dest(&parts[2 * i + k], kind(width))?
+                            } else {
+                                self.row((width == 8) as usize)
+                            };
                         }
                         // A destination that is also the source must not be read again: one operation writes both.
                         self.push_alu(&alu, [out[0], out[1], from, 0, 0, 0, 0], Class::Move, first);
@@ -783,21 +858,31 @@ impl Lower<'_> {
         };
         let symbol = self.find(name).cloned();
         match symbol {
-            Some(Symbol::Reg { slot, class: RegClass::Wide }) => {
-                Ok(Address { space: to(space), base: Base::Reg(Reg { slot, wide: true }), offset: *offset })
-            }
-            Some(Symbol::Reg { slot, class: RegClass::Word }) => {
-                Ok(Address { space: to(space), base: Base::Reg(Reg { slot, wide: false }), offset: *offset })
-            }
-            Some(Symbol::Frame(place)) => {
-                Ok(Address { space: Space::Local, base: Base::Frame, offset: place as i64 + offset })
-            }
+            Some(Symbol::Reg { slot, class: RegClass::Wide }) => Ok(Address {
+                space: to(space),
+                base: Base::Reg(Reg { slot, wide: true }),
+                offset: *offset,
+            }),
+            Some(Symbol::Reg { slot, class: RegClass::Word }) => Ok(Address {
+                space: to(space),
+                base: Base::Reg(Reg { slot, wide: false }),
+                offset: *offset,
+            }),
+            Some(Symbol::Frame(place)) => Ok(Address {
+                space: Space::Local,
+                base: Base::Frame,
+                offset: place as i64 + offset,
+            }),
             Some(Symbol::Param(at)) => {
                 Ok(Address { space: Space::Param, base: Base::None, offset: at as i64 + offset })
             }
             Some(Symbol::Shared(_)) | None => {
                 let slot = self.address_of(name, 0, true)?;
-                Ok(Address { space: to(space), base: Base::Reg(Reg { slot, wide: true }), offset: *offset })
+                Ok(Address {
+                    space: to(space),
+                    base: Base::Reg(Reg { slot, wide: true }),
+                    offset: *offset,
+                })
             }
             _ => Err(self.unknown()),
         }
@@ -886,13 +971,19 @@ impl Lower<'_> {
             _ => Class::StoreGlobal,
         };
         let width = ty.size().min(8) as u8;
-        let access = Access { address, width, signed: false, regs, short, order, };
+        let access = Access { address, width, signed: false, regs, short, order };
         self.push(Kind::Store(Box::new(access)), class, true);
         Ok(())
     }
 
     /// The registers of a load or store, and whether they are 16-bit ones.
-    fn data(&mut self, operand: &Operand, lanes: usize, ty: Type, load: bool) -> Res<(Vec<Reg>, bool)> {
+    fn data(
+        &mut self,
+        operand: &Operand,
+        lanes: usize,
+        ty: Type,
+        load: bool,
+    ) -> Res<(Vec<Reg>, bool)> {
         let one = std::slice::from_ref(operand);
         let parts = match operand {
             Operand::Vector(parts) => parts.as_slice(),
@@ -917,7 +1008,8 @@ impl Lower<'_> {
                 (_, Some(Symbol::Reg { slot, class })) => {
                     let wide = class == RegClass::Wide;
                     short |= class == RegClass::Short;
-                    if matches!(class, RegClass::Pred | RegClass::Quad) || (ty.size() == 8) && !wide {
+                    if matches!(class, RegClass::Pred | RegClass::Quad) || (ty.size() == 8) && !wide
+                    {
                         return Err(self.unknown());
                     }
                     regs.push(Reg { slot, wide });
@@ -964,7 +1056,8 @@ impl Lower<'_> {
             return Err(self.unknown());
         }
         use AtomType as A;
-        let bitwise = matches!(op, AtomOp::And | AtomOp::Or | AtomOp::Xor | AtomOp::Exch | AtomOp::Cas);
+        let bitwise =
+            matches!(op, AtomOp::And | AtomOp::Or | AtomOp::Xor | AtomOp::Exch | AtomOp::Cas);
         let ty = match ptx {
             Type::B16 | Type::U16 if bitwise => A::U16,
             Type::B32 if bitwise => A::U32,
@@ -1031,7 +1124,9 @@ impl Lower<'_> {
         };
         let d = self.dest(d, regs::Operand::U64)?;
         let in_frame = match a {
-            Operand::Name(name) | Operand::Sum(name, _) => matches!(self.find(name), Some(Symbol::Frame(_))),
+            Operand::Name(name) | Operand::Sum(name, _) => {
+                matches!(self.find(name), Some(Symbol::Frame(_)))
+            }
             _ => false,
         };
         let a = self.source(a, regs::Operand::U64)?;
@@ -1057,8 +1152,12 @@ impl Lower<'_> {
     fn branch(&mut self, inst: &Inst, mods: &Mods) -> Res<()> {
         mods.take("uni");
         if inst.op == "brx" {
-            let [index, Operand::Name(table)] = inst.operands.as_slice() else { return Err(self.unknown()) };
-            let Some(Symbol::Targets(names)) = self.find(table).cloned() else { return Err(self.unknown()) };
+            let [index, Operand::Name(table)] = inst.operands.as_slice() else {
+                return Err(self.unknown());
+            };
+            let Some(Symbol::Targets(names)) = self.find(table).cloned() else {
+                return Err(self.unknown());
+            };
             let index = self.word(index)?;
             let labels = names.iter().map(|n| self.label(n)).collect::<Res<Vec<_>>>()?;
             let at = self.push(Kind::Nop, Class::Control, true);
@@ -1096,17 +1195,19 @@ impl Lower<'_> {
         } else {
             return Err(LoadError::Unresolved(target.clone()));
         };
-        let places = |list: &[Operand]| -> Res<Vec<Place>> {
-            list.iter()
-                .map(|o| match o {
-                    Operand::Name(name) => match self.find(name) {
-                        Some(&Symbol::Frame(offset)) => Ok(Place { offset, size: 0 }),
-                        _ => Err(self.syntax(format!("the argument `{name}` is not in .param space"))),
-                    },
-                    _ => Err(self.unknown()),
-                })
-                .collect()
-        };
+        let places =
+            |list: &[Operand]| -> Res<Vec<Place>> {
+                list.iter()
+                    .map(|o| match o {
+                        Operand::Name(name) => match self.find(name) {
+                            Some(&Symbol::Frame(offset)) => Ok(Place { offset, size: 0 }),
+                            _ => Err(self
+                                .syntax(format!("the argument `{name}` is not in .param space"))),
+                        },
+                        _ => Err(self.unknown()),
+                    })
+                    .collect()
+            };
         let call = Call { callee, args: places(args)?, returns: places(returns)? };
         self.push(Kind::Call(Box::new(call)), Class::Control, true);
         Ok(())
@@ -1131,7 +1232,8 @@ impl Lower<'_> {
                 self.push(Kind::Nop, Class::Barrier, true);
             } else {
                 let id = self.bits(16);
-                let bar = Bar { op: BarOp::Sync, id, count: NONE, aligned: false, src: NONE, dst: NONE };
+                let bar =
+                    Bar { op: BarOp::Sync, id, count: NONE, aligned: false, src: NONE, dst: NONE };
                 self.push(Kind::Bar(Box::new(bar)), Class::Barrier, true);
             }
             return Ok(());
@@ -1158,7 +1260,10 @@ impl Lower<'_> {
         let (mut dst, mut src) = (NONE, NONE);
         if reduction {
             let [d, middle @ .., p] = ops else { return Err(self.unknown()) };
-            dst = self.dest(d, if op == BarOp::Popc { regs::Operand::U32 } else { regs::Operand::Pred })?;
+            dst = self.dest(
+                d,
+                if op == BarOp::Popc { regs::Operand::U32 } else { regs::Operand::Pred },
+            )?;
             src = self.source(p, regs::Operand::Pred)?;
             rest = middle;
         }
@@ -1167,7 +1272,11 @@ impl Lower<'_> {
             [id, count] => (self.word(id)?, self.word(count)?),
             _ => return Err(self.unknown()),
         };
-        self.push(Kind::Bar(Box::new(Bar { op, id, count, aligned, src, dst })), Class::Barrier, true);
+        self.push(
+            Kind::Bar(Box::new(Bar { op, id, count, aligned, src, dst })),
+            Class::Barrier,
+            true,
+        );
         Ok(())
     }
 
@@ -1205,7 +1314,9 @@ impl Lower<'_> {
                 (Sync::Shuffle { mode, dst, pred, src, lane, clamp }, mask, Class::Shuffle)
             }
             ("vote", [d, p, mask]) => {
-                let Some(mode) = mods.one_of(&["all", "any", "uni", "ballot"]) else { return Err(self.unknown()) };
+                let Some(mode) = mods.one_of(&["all", "any", "uni", "ballot"]) else {
+                    return Err(self.unknown());
+                };
                 let src = self.source(p, regs::Operand::Pred)?;
                 let kind = if mode == 3 { regs::Operand::U32 } else { regs::Operand::Pred };
                 let dst = self.dest(d, kind)?;
@@ -1223,17 +1334,32 @@ impl Lower<'_> {
                 let kind = if wide { regs::Operand::U64 } else { regs::Operand::U32 };
                 let src = Reg { slot: self.source(a, kind)?, wide };
                 let (dst, pred) = self.with_predicate(d)?;
-                let sync = if mode == 0 { Sync::MatchAny { dst, src } } else { Sync::MatchAll { dst, pred, src } };
+                let sync = if mode == 0 {
+                    Sync::MatchAny { dst, src }
+                } else {
+                    Sync::MatchAll { dst, pred, src }
+                };
                 (sync, mask, Class::Vote)
             }
             ("redux", [d, a, mask]) => {
                 let words = ["add", "min", "max", "and", "or", "xor"];
-                let all = [AtomOp::Add, AtomOp::Min, AtomOp::Max, AtomOp::And, AtomOp::Or, AtomOp::Xor];
-                let Some(op) = mods.one_of(&words).map(|i| all[i]) else { return Err(self.unknown()) };
+                let all =
+                    [AtomOp::Add, AtomOp::Min, AtomOp::Max, AtomOp::And, AtomOp::Or, AtomOp::Xor];
+                let Some(op) = mods.one_of(&words).map(|i| all[i]) else {
+                    return Err(self.unknown());
+                };
                 let (abs, nan) = (mods.take("abs"), mods.take("NaN"));
                 let Some(ty) = mods.ty() else { return Err(self.unknown()) };
                 let (dst, src) = (self.word_dest(d)?, self.word(a)?);
-                let sync = Sync::Reduce { op, signed: ty == Type::S32, float: ty == Type::F32, abs, nan, dst, src };
+                let sync = Sync::Reduce {
+                    op,
+                    signed: ty == Type::S32,
+                    float: ty == Type::F32,
+                    abs,
+                    nan,
+                    dst,
+                    src,
+                };
                 (sync, mask, Class::Vote)
             }
             ("elect", [d, mask]) => {
@@ -1272,14 +1398,20 @@ impl Lower<'_> {
             return Ok(());
         }
         if mods.take("mbarrier") || inst.mods.iter().any(|m| m.starts_with("mbarrier")) {
-            mods.drop_all(|w| w.starts_with("mbarrier") || w.starts_with("shared") || w == "arrive" || w == "b64");
+            mods.drop_all(|w| {
+                w.starts_with("mbarrier") || w.starts_with("shared") || w == "arrive" || w == "b64"
+            });
             let increment = !mods.take("noinc");
             let [a] = ops else { return Err(self.unknown()) };
             if !mods.all_used() {
                 return Err(self.unknown());
             }
             let address = self.address(a, PtxSpace::Shared)?;
-            self.push(Kind::MBarrier(Box::new(MBarrier::AsyncArrive { increment }), address), Class::CpAsync, true);
+            self.push(
+                Kind::MBarrier(Box::new(MBarrier::AsyncArrive { increment }), address),
+                Class::CpAsync,
+                true,
+            );
             return Ok(());
         }
         let cache = mods.one_of(&["ca", "cg"]);
@@ -1295,12 +1427,15 @@ impl Lower<'_> {
         if !(matches!(bytes, 4 | 8) && cache == 0 || *bytes == 16) {
             return Err(self.unknown());
         }
-        let (dst, src) = (self.address(dst, PtxSpace::Shared)?, self.address(src, PtxSpace::Global)?);
+        let (dst, src) =
+            (self.address(dst, PtxSpace::Shared)?, self.address(src, PtxSpace::Global)?);
         let (mut src_bytes, mut ignore) = (NONE, NONE);
         for extra in rest {
             let is_predicate = match extra {
                 Operand::Not(_) => true,
-                Operand::Name(n) => matches!(self.find(n), Some(Symbol::Reg { class: RegClass::Pred, .. })),
+                Operand::Name(n) => {
+                    matches!(self.find(n), Some(Symbol::Reg { class: RegClass::Pred, .. }))
+                }
                 _ => false,
             };
             if is_predicate {
@@ -1317,13 +1452,32 @@ impl Lower<'_> {
     fn mbarrier(&mut self, mods: &Mods, ops: &[Operand]) -> Res<()> {
         use regs::Operand as K;
         let words = [
-            "init", "inval", "arrive", "arrive_drop", "test_wait", "try_wait", "pending_count", "expect_tx",
+            "init",
+            "inval",
+            "arrive",
+            "arrive_drop",
+            "test_wait",
+            "try_wait",
+            "pending_count",
+            "expect_tx",
         ];
         let Some(what) = mods.one_of(&words) else { return Err(self.unknown()) };
         let expect = mods.take("expect_tx");
         let parity = mods.take("parity");
         mods.drop_all(|w| {
-            matches!(w, "shared" | "shared::cta" | "shared::cluster" | "noComplete" | "b64" | "release" | "acquire" | "relaxed" | "cta" | "cluster")
+            matches!(
+                w,
+                "shared"
+                    | "shared::cta"
+                    | "shared::cluster"
+                    | "noComplete"
+                    | "b64"
+                    | "release"
+                    | "acquire"
+                    | "relaxed"
+                    | "cta"
+                    | "cluster"
+            )
         });
         if !mods.all_used() {
             return Err(self.unknown());
@@ -1352,17 +1506,29 @@ impl Lower<'_> {
                 let dst = self.dest(p, K::Pred)?;
                 let wide = !parity;
                 let slot = self.source(s, if wide { K::U64 } else { K::U32 })?;
-                (MBarrier::Test { dst, state: Reg { slot, wide }  }, a)
+                (MBarrier::Test { dst, state: Reg { slot, wide } }, a)
             }
             (6, [d, s]) => {
-                let op = MBarrier::PendingCount { dst: self.word_dest(d)?, state: self.source(s, K::U64)? };
+                let op = MBarrier::PendingCount {
+                    dst: self.word_dest(d)?,
+                    state: self.source(s, K::U64)?,
+                };
                 let address = Address { space: Space::Shared, base: Base::None, offset: 0 };
                 self.push(Kind::MBarrier(Box::new(op), address), Class::Barrier, true);
                 return Ok(());
             }
             (7, [a, n]) => {
                 let expect = self.word(n)?;
-                (MBarrier::Arrive { count: NONE, state: NONE, expect, drop: false, arrive: false }, a)
+                (
+                    MBarrier::Arrive {
+                        count: NONE,
+                        state: NONE,
+                        expect,
+                        drop: false,
+                        arrive: false,
+                    },
+                    a,
+                )
             }
             _ => return Err(self.unknown()),
         };
@@ -1401,7 +1567,9 @@ impl Lower<'_> {
             }
             groups.push(group);
         }
-        let Some(matrix) = matrix::Matrix::new(shape, groups, address) else { return Err(self.unknown()) };
+        let Some(matrix) = matrix::Matrix::new(shape, groups, address) else {
+            return Err(self.unknown());
+        };
         let class = if inst.op == "mma" { Class::Mma } else { Class::LdMatrix };
         self.push(Kind::Sync(Box::new(Sync::Matrix(Box::new(matrix))), NONE), class, true);
         Ok(())

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::exec::program::{self as exec, Builtin, FUNCTION_WINDOW, Function, Instr, Kind, NONE, Program, SharedVariable};
+use crate::exec::program::{
+    self as exec, Builtin, FUNCTION_WINDOW, Function, Instr, Kind, NONE, Program, SharedVariable,
+};
 use crate::exec::shared::Layout;
 use crate::{Config, Memory, MemoryError};
 
@@ -106,7 +108,8 @@ impl Module {
             return Err(LoadError::UnsupportedVersion(tree.version_text));
         }
         check_target(&tree.target, config)?;
-        let mut module = Module { kernels: Vec::new(), globals: HashMap::new(), memory: memory.clone() };
+        let mut module =
+            Module { kernels: Vec::new(), globals: HashMap::new(), memory: memory.clone() };
         let mut program = Program::default();
         let mut globals = Globals::default();
         let mut const_size = 0;
@@ -124,7 +127,8 @@ impl Module {
                 globals.addresses.insert(v.name.clone(), address);
             }
         }
-        let defined: Vec<&parser::Function> = tree.functions.iter().filter(|f| f.body.is_some()).collect();
+        let defined: Vec<&parser::Function> =
+            tree.functions.iter().filter(|f| f.body.is_some()).collect();
         for (id, f) in defined.iter().filter(|f| !f.kernel).enumerate() {
             globals.functions.insert(f.name.clone(), id as u32);
         }
@@ -161,13 +165,18 @@ impl Module {
     }
 
     /// Writes the initial values of the variables; what has none is zero.
-    fn initialise(&self, variables: &[parser::Variable], globals: &Globals) -> Result<(), LoadError> {
+    fn initialise(
+        &self,
+        variables: &[parser::Variable],
+        globals: &Globals,
+    ) -> Result<(), LoadError> {
         for v in variables {
             let Some(&(address, size)) = self.globals.get(&v.name) else { continue };
             let mut bytes = Vec::with_capacity(size);
             let target = |name: &str| {
                 let found = globals.addresses.get(name).copied();
-                let function = || globals.functions.get(name).map(|&id| FUNCTION_WINDOW + 16 * id as u64);
+                let function =
+                    || globals.functions.get(name).map(|&id| FUNCTION_WINDOW + 16 * id as u64);
                 found.or_else(function).ok_or_else(|| LoadError::Unresolved(name.to_string()))
             };
             for init in &v.init {
@@ -241,8 +250,11 @@ fn reach(functions: &[Function], from: &Function) -> Vec<u32> {
 }
 
 fn mark_recursion(functions: &mut [Function]) {
-    let recursive: Vec<bool> =
-        functions.iter().enumerate().map(|(id, f)| reach(functions, f).contains(&(id as u32))).collect();
+    let recursive: Vec<bool> = functions
+        .iter()
+        .enumerate()
+        .map(|(id, f)| reach(functions, f).contains(&(id as u32)))
+        .collect();
     for (f, r) in functions.iter_mut().zip(recursive) {
         f.recursive = r;
     }
@@ -293,19 +305,27 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    fn new(program: &Arc<Program>, function: Function, tree: &parser::Function, const_size: usize) -> Kernel {
+    fn new(
+        program: &Arc<Program>,
+        function: Function,
+        tree: &parser::Function,
+        const_size: usize,
+    ) -> Kernel {
         let reached = reach(&program.functions, &function);
         let mut shared = function.shared.clone();
         let mut local_size = function.frame as usize;
         for &id in &reached {
             let f = &program.functions[id as usize];
-            shared.extend(f.shared.iter().copied().filter(|s| !shared.contains(s)).collect::<Vec<_>>());
+            shared.extend(
+                f.shared.iter().copied().filter(|s| !shared.contains(s)).collect::<Vec<_>>(),
+            );
             local_size += f.frame as usize;
         }
         // In the order of declaration, as a compiler would place them.
         shared.sort_unstable();
         shared.dedup();
-        let variables: Vec<&SharedVariable> = shared.iter().map(|&s| &program.shared[s as usize]).collect();
+        let variables: Vec<&SharedVariable> =
+            shared.iter().map(|&s| &program.shared[s as usize]).collect();
         let static_shared = Layout::new(&variables, 0).static_size;
         let mut at = 0;
         let params = tree.signature.params.iter().map(|p| {
@@ -315,11 +335,14 @@ impl Kernel {
             layout
         });
         let params = params.collect();
-        let threads = tree.required_threads.or(tree.max_threads).map_or(1024, |t| t.iter().product());
+        let threads =
+            tree.required_threads.or(tree.max_threads).map_or(1024, |t| t.iter().product());
         let declared = (function.rows[0].len() + 2 * function.rows[1].len()) as u32;
-        let registers = declared.next_multiple_of(8).clamp(16, (65536 / threads.max(1)).clamp(16, 255));
+        let registers =
+            declared.next_multiple_of(8).clamp(16, (65536 / threads.max(1)).clamp(16, 255));
         let code = reached.iter().map(|&id| &program.functions[id as usize]).chain([&function]);
-        let complex = needs_clocks(code.flat_map(|f| &program.code[f.entry as usize..f.end as usize]));
+        let complex =
+            needs_clocks(code.flat_map(|f| &program.code[f.entry as usize..f.end as usize]));
         Kernel {
             program: program.clone(),
             reached,

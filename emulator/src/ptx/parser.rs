@@ -212,7 +212,10 @@ pub(crate) fn parse(text: &str) -> Res<Tree> {
         p.top_level(&mut tree)?;
     }
     if tree.version_text.is_empty() {
-        return Err(LoadError::Syntax { line: 1, message: "no .version directive: this is not PTX".into() });
+        return Err(LoadError::Syntax {
+            line: 1,
+            message: "no .version directive: this is not PTX".into(),
+        });
     }
     Ok(tree)
 }
@@ -246,7 +249,11 @@ impl<'a> Parser<'a> {
     }
 
     fn expect(&mut self, text: &str) -> Res<()> {
-        if self.eat(text) { Ok(()) } else { self.error(format!("`{text}` expected, `{}` found", self.peek().text)) }
+        if self.eat(text) {
+            Ok(())
+        } else {
+            self.error(format!("`{text}` expected, `{}` found", self.peek().text))
+        }
     }
 
     fn name(&mut self) -> Res<String> {
@@ -280,9 +287,10 @@ impl<'a> Parser<'a> {
         self.next();
         match parse_number(t.text) {
             Some(v) => Ok(v),
-            None => {
-                Err(LoadError::Syntax { line: t.line, message: format!("the number `{}` cannot be read", t.text) })
-            }
+            None => Err(LoadError::Syntax {
+                line: t.line,
+                message: format!("the number `{}` cannot be read", t.text),
+            }),
         }
     }
 
@@ -404,7 +412,9 @@ impl<'a> Parser<'a> {
                 ".noreturn" | ".explicitcluster" | ".blocksareclusters" => {
                     self.next();
                 }
-                ".pragma" | ".abi_preserve" | ".abi_preserve_control" | ".local_maxnreg" => self.skip_line(),
+                ".pragma" | ".abi_preserve" | ".abi_preserve_control" | ".local_maxnreg" => {
+                    self.skip_line()
+                }
                 ".attribute" => self.parenthesised()?,
                 ";" => {
                     self.next();
@@ -460,7 +470,12 @@ impl<'a> Parser<'a> {
     }
 
     /// `.space [.align n] [.v2] .type name[dims] [= init], …` up to one of `ends`.
-    fn variables_until(&mut self, external: bool, out: &mut Vec<Variable>, ends: &[&str]) -> Res<()> {
+    fn variables_until(
+        &mut self,
+        external: bool,
+        out: &mut Vec<Variable>,
+        ends: &[&str],
+    ) -> Res<()> {
         let mut space = None;
         let (mut align, mut lanes, mut ty) = (0, 1, None);
         while self.peek().kind == TokenKind::Dot {
@@ -502,7 +517,8 @@ impl<'a> Parser<'a> {
         let Some(space) = space else { return self.error("a state space expected") };
         loop {
             let line = self.peek().line;
-            let name = if self.peek().kind == TokenKind::Name { self.name()? } else { String::new() };
+            let name =
+                if self.peek().kind == TokenKind::Name { self.name()? } else { String::new() };
             let mut size = ty.size() * lanes;
             let mut incomplete = false;
             while self.eat("[") {
@@ -518,10 +534,22 @@ impl<'a> Parser<'a> {
                 self.initialiser(ty, &mut init)?;
             }
             if incomplete {
-                size = init.iter().map(|i| if matches!(i, Init::Byte(..)) { 1 } else { ty.size() }).sum();
+                size = init
+                    .iter()
+                    .map(|i| if matches!(i, Init::Byte(..)) { 1 } else { ty.size() })
+                    .sum();
             }
             let natural = (ty.size() * lanes).min(16);
-            out.push(Variable { name, space, ty, align: if align == 0 { natural } else { align }, size, init, external, line });
+            out.push(Variable {
+                name,
+                space,
+                ty,
+                align: if align == 0 { natural } else { align },
+                size,
+                init,
+                external,
+                line,
+            });
             let end = self.peek().text;
             if ends.contains(&end) || !self.eat(",") {
                 return Ok(());
@@ -711,7 +739,8 @@ impl<'a> Parser<'a> {
             if !self.eat(",") && !self.is(";") {
                 // `call f(args)` without a comma, and the `|` forms are handled in `operand`.
                 if !self.is("(") {
-                    return self.error(format!("`,` or `;` expected, `{}` found", self.peek().text));
+                    return self
+                        .error(format!("`,` or `;` expected, `{}` found", self.peek().text));
                 }
             }
         }
@@ -928,7 +957,9 @@ mod tests {
         assert_eq!(f.signature.params[1].size, 8);
         let body = f.body.as_ref().unwrap();
         assert_eq!(body.len(), 8);
-        assert!(matches!(&body[4], Stmt::Inst(i) if i.guard == Some(("%p1".into(), true)) && i.line == 6));
+        assert!(
+            matches!(&body[4], Stmt::Inst(i) if i.guard == Some(("%p1".into(), true)) && i.line == 6)
+        );
     }
 
     #[test]
