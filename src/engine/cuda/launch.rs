@@ -321,8 +321,19 @@ impl Launcher<'_> {
         let function = &tile.kernels(self.table).stats;
         let grid = (pairs.rows as usize).div_ceil(tile.side()) * walk.splits as usize;
         launch!(
-            self, function, grid, tile.threads(), &x, &y, &depth, pairs, &walk, &scale, &maximum,
-            &sum, &positive,
+            self,
+            function,
+            grid,
+            tile.threads(),
+            &x,
+            &y,
+            &depth,
+            pairs,
+            &walk,
+            &scale,
+            &maximum,
+            &sum,
+            &positive,
         )
     }
 
@@ -340,8 +351,20 @@ impl Launcher<'_> {
     ) -> Result<()> {
         let grid = (pairs.rows as usize).div_ceil(Tile::Small.side()) * walk.splits as usize;
         launch!(
-            self, &self.table.terms, grid, Tile::Small.threads(), &x, &y, &depth, pairs, &walk,
-            &scale, &groups.maximum, &groups.log2_sum, &groups.stride, &partial,
+            self,
+            &self.table.terms,
+            grid,
+            Tile::Small.threads(),
+            &x,
+            &y,
+            &depth,
+            pairs,
+            &walk,
+            &scale,
+            &groups.maximum,
+            &groups.log2_sum,
+            &groups.stride,
+            &partial,
         )
     }
 
@@ -357,8 +380,18 @@ impl Launcher<'_> {
     ) -> Result<()> {
         let grid = blocks(rows as usize);
         launch!(
-            self, &self.table.rows.merge_groups, grid, THREADS, &partial_maximum, &partial_sum,
-            &splits, &rows, &scale, &groups.maximum, &groups.sum, &groups.log2_sum,
+            self,
+            &self.table.rows.merge_groups,
+            grid,
+            THREADS,
+            &partial_maximum,
+            &partial_sum,
+            &splits,
+            &rows,
+            &scale,
+            &groups.maximum,
+            &groups.sum,
+            &groups.log2_sum,
         )
     }
 
@@ -373,8 +406,18 @@ impl Launcher<'_> {
     ) -> Result<()> {
         let grid = count.div_ceil(chunk) as usize;
         launch!(
-            self, &self.table.rows.reduce_groups, grid, THREADS, &from.maximum, &from.sum, &count,
-            &chunk, &scale, &to.maximum, &to.sum, &to.log2_sum,
+            self,
+            &self.table.rows.reduce_groups,
+            grid,
+            THREADS,
+            &from.maximum,
+            &from.sum,
+            &count,
+            &chunk,
+            &scale,
+            &to.maximum,
+            &to.sum,
+            &to.log2_sum,
         )
     }
 
@@ -402,8 +445,17 @@ impl Launcher<'_> {
     ) -> Result<()> {
         let grid = blocks(pairs.rows as usize);
         launch!(
-            self, &self.table.rows.index_terms, grid, THREADS, pairs, &positive, &groups.maximum,
-            &groups.sum, &groups.stride, &scale, &terms,
+            self,
+            &self.table.rows.index_terms,
+            grid,
+            THREADS,
+            pairs,
+            &positive,
+            &groups.maximum,
+            &groups.sum,
+            &groups.stride,
+            &scale,
+            &terms,
         )
     }
 
@@ -419,8 +471,18 @@ impl Launcher<'_> {
     ) -> Result<()> {
         let grid = blocks(rows as usize);
         launch!(
-            self, &self.table.rows.merge_terms, grid, THREADS, &partial, &splits, &rows,
-            &groups.maximum, &groups.log2_sum, &groups.stride, &scale, &terms,
+            self,
+            &self.table.rows.merge_terms,
+            grid,
+            THREADS,
+            &partial,
+            &splits,
+            &rows,
+            &groups.maximum,
+            &groups.log2_sum,
+            &groups.stride,
+            &scale,
+            &terms,
         )
     }
 
@@ -437,8 +499,19 @@ impl Launcher<'_> {
     ) -> Result<()> {
         let grid = rows.div_ceil(chunk) as usize;
         launch!(
-            self, &self.table.rows.totals, grid, THREADS, &terms, &rows, &chunk, &row_sum,
-            &groups.maximum, &groups.sum, &groups.stride, &scale, &partial,
+            self,
+            &self.table.rows.totals,
+            grid,
+            THREADS,
+            &terms,
+            &rows,
+            &chunk,
+            &row_sum,
+            &groups.maximum,
+            &groups.sum,
+            &groups.stride,
+            &scale,
+            &partial,
         )
     }
 
@@ -473,8 +546,21 @@ impl Launcher<'_> {
         let matrix = i32::from(groups.stride == 0);
         let grid = blocks(rows as usize);
         launch!(
-            self, &self.table.rows.coefficients, grid, THREADS, &terms, &rows, &groups.maximum,
-            &groups.sum, &groups.stride, &total, &matrix, &normalized, &mean, &scale, &out,
+            self,
+            &self.table.rows.coefficients,
+            grid,
+            THREADS,
+            &terms,
+            &rows,
+            &groups.maximum,
+            &groups.sum,
+            &groups.stride,
+            &total,
+            &matrix,
+            &normalized,
+            &mean,
+            &scale,
+            &out,
         )
     }
 
@@ -497,8 +583,20 @@ impl Launcher<'_> {
         let function = &tile.kernels(self.table).weights;
         let grid = weight_blocks(tile, (end - first) as usize, pairs.columns as usize);
         launch!(
-            self, function, grid, tile.threads(), &x, &y, &depth, pairs, &first, &end,
-            &coefficients, &scale, &panel, &moments,
+            self,
+            function,
+            grid,
+            tile.threads(),
+            &x,
+            &y,
+            &depth,
+            pairs,
+            &first,
+            &end,
+            &coefficients,
+            &scale,
+            &panel,
+            &moments,
         )
     }
 
@@ -532,8 +630,19 @@ impl Launcher<'_> {
         let part = (rows * columns) as i64;
         let launch = |factor: Address, accumulate: i32, out: Output| -> Result<()> {
             launch!(
-                self, function, grid, tile.threads(), &a, &b, &depth, &count, &split_depth, &part,
-                &factor, &accumulate, &out,
+                self,
+                function,
+                grid,
+                tile.threads(),
+                &a,
+                &b,
+                &depth,
+                &count,
+                &split_depth,
+                &part,
+                &factor,
+                &accumulate,
+                &out,
             )
         };
         if splits.count == 1 {
@@ -543,8 +652,16 @@ impl Launcher<'_> {
         // Enough blocks for any chip; each takes its elements in turn.
         let grid = blocks(rows * columns).min(4096);
         launch!(
-            self, &self.table.add_splits, grid, THREADS, &parts, &count, &part, &factor,
-            &accumulate, &out,
+            self,
+            &self.table.add_splits,
+            grid,
+            THREADS,
+            &parts,
+            &count,
+            &part,
+            &factor,
+            &accumulate,
+            &out,
         )
     }
 

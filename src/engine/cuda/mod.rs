@@ -416,11 +416,7 @@ impl<'a> Guards<'a> {
         Output::new(self.write(data), row_stride, rows, cols)
     }
 
-    fn input<'v: 'a, T: Element>(
-        &mut self,
-        problem: &Problem<'v, Cuda, T>,
-        shape: Shape,
-    ) -> Input {
+    fn input<'v: 'a, T: Element>(&mut self, problem: &Problem<'v, Cuda, T>, shape: Shape) -> Input {
         let x = self.operand(problem.x);
         let y = problem.y.map_or(x, |y| self.operand(y));
         let mut pairs = Pairs::new(shape.n, shape.m);

@@ -118,14 +118,7 @@ impl Planner {
     }
 
     /// Splits of a sum of `depth` for a rows × columns result. `lean`: as little memory as can be.
-    fn product(
-        &self,
-        tile: Tile,
-        rows: usize,
-        columns: usize,
-        depth: usize,
-        lean: bool,
-    ) -> Splits {
+    fn product(&self, tile: Tile, rows: usize, columns: usize, depth: usize, lean: bool) -> Splits {
         let tiles = rows.div_ceil(tile.side()) * columns.div_ceil(tile.side());
         let most = if lean { 1 } else { depth.div_ceil(SPLIT_DEPTH) };
         split(depth, self.splits(tile, tiles).clamp(1, most))
@@ -347,10 +340,8 @@ impl BackwardPlan {
         let y = layout.take::<f32>(embeddings(wanted.y, m))?;
         let products = wanted.x || wanted.y;
         let panel = if products {
-            rows.checked_mul(padded(m)).ok_or(Error::WorkspaceTooSmall {
-                needed: usize::MAX,
-                bound: planner.bound,
-            })?
+            rows.checked_mul(padded(m))
+                .ok_or(Error::WorkspaceTooSmall { needed: usize::MAX, bound: planner.bound })?
         } else {
             0
         };
@@ -362,8 +353,11 @@ impl BackwardPlan {
             if wanted && splits.count > 1 { splits.count * rows * d } else { 0 }
         };
         // In the shared case both products go into the one gradient.
-        let parts = part(wanted.x, x_splits, rows)
-            .max(part(wanted.y || (wanted.x && shape.shared), y_splits, m));
+        let parts = part(wanted.x, x_splits, rows).max(part(
+            wanted.y || (wanted.x && shape.shared),
+            y_splits,
+            m,
+        ));
         Ok(Self {
             tile,
             product_tile,
@@ -432,7 +426,8 @@ impl Planner {
         if self.tile.is_none() && fits(&smallest) {
             return Ok(smallest);
         }
-        let needed = if self.tile.is_none() { smallest.bytes.min(least.bytes) } else { least.bytes };
+        let needed =
+            if self.tile.is_none() { smallest.bytes.min(least.bytes) } else { least.bytes };
         Err(Error::WorkspaceTooSmall { needed, bound: self.bound })
     }
 
@@ -500,8 +495,17 @@ impl Pass<'_> {
             self.launch.scalar(self.input.scale.0, self.input.scale.1, true, scale)?;
             let rows = self.units()?;
             let pairs = self.ranges(&plan.ranges)?;
-            let row_sum =
-                row_groups(&self.launch, &plan.groups, rows, d, &pairs, scale, positive, groups, base)?;
+            let row_sum = row_groups(
+                &self.launch,
+                &plan.groups,
+                rows,
+                d,
+                &pairs,
+                scale,
+                positive,
+                groups,
+                base,
+            )?;
             if pairs.has(LABELED) {
                 let pairs = match plan.groups.tile {
                     Tile::Small => pairs,
@@ -643,8 +647,7 @@ impl Pass<'_> {
         if !shape.normalize {
             return Rows { x: *x, y: *y };
         }
-        let unit =
-            |region: Region| Operand::new(region.at(self.base), padded(shape.d), DType::F32);
+        let unit = |region: Region| Operand::new(region.at(self.base), padded(shape.d), DType::F32);
         let x = unit(self.plan.units.x);
         Rows { x, y: if shape.shared { x } else { unit(self.plan.units.y) } }
     }
@@ -724,11 +727,8 @@ unsafe fn row_groups(
         };
         launch.merge_groups(maximum, sum, plan.walk.splits, n, scale, each)?;
         let chunk = chunk(n as usize) as u32;
-        let chunks = Groups {
-            maximum: plan.chunk_maximum.at(base),
-            sum: plan.chunk_sum.at(base),
-            ..each
-        };
+        let chunks =
+            Groups { maximum: plan.chunk_maximum.at(base), sum: plan.chunk_sum.at(base), ..each };
         launch.reduce_groups(each, n, chunk, scale, chunks)?;
         let count = n.div_ceil(chunk);
         launch.reduce_groups(chunks, count, count, scale, groups)?;
