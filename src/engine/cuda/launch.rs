@@ -30,7 +30,7 @@ impl Operand {
     }
 
     /// The same matrix from this row on.
-    pub fn from_row(self, row: usize) -> Self {
+    pub fn starting_at(self, row: usize) -> Self {
         let size = if self.dtype == element(DType::F32).0 { 4 } else { 2 };
         Self { data: self.data + row as u64 * self.stride as u64 * size, ..self }
     }

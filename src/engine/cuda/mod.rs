@@ -300,7 +300,7 @@ impl CudaEngine {
         &mut self,
         problem: &Problem<'_, Cuda, T>,
         statistics: &Statistics,
-        mut loss: Option<&mut Buffer>,
+        loss: Option<&mut Buffer>,
         backward: Option<(Scalar<'_, Cuda>, GradientsMut<'_, Cuda>)>,
     ) -> Result<()> {
         let shape = statistics.shape;
@@ -314,7 +314,7 @@ impl CudaEngine {
         let stream = self.stream.clone();
         let mut guards = Guards::new(&stream);
         let input = guards.input(problem, shape);
-        let loss = loss.as_deref_mut().map(|loss| guards.write(loss));
+        let loss = loss.map(|loss| guards.write(loss));
         let backward = backward.map(|(upstream, out)| {
             let upstream = guards.scalar(upstream);
             (upstream, guards.gradients(out, problem))

@@ -600,7 +600,7 @@ impl Pass<'_> {
                         plan.product_tile,
                         Product::ColumnsColumns,
                         g,
-                        rows.x.from_row(first),
+                        rows.x.starting_at(first),
                         count as u32,
                         splits,
                         parts,
