@@ -84,36 +84,39 @@ pub fn picture(path: &Path, runs: &[Runs]) -> Result<(), Box<dyn Error>> {
     let area = SVGBackend::new(path, (480 * panels as u32, 420)).into_drawing_area();
     area.fill(&WHITE)?;
     let areas = area.split_evenly((1, panels));
-    for (run, area) in runs.iter().zip(&areas) {
-        if let Some(outcome) = run.outcomes.first() {
-            similarities(area, run, &outcome.histogram)?;
-        }
+    let shown: Vec<(&Runs, &Histogram)> =
+        runs.iter().filter_map(|run| Some((run, &run.outcomes.first()?.histogram))).collect();
+    let highest = shown.iter().flat_map(|(_, histogram)| densities(histogram)).flatten();
+    let top = highest.fold(0.0f64, f64::max);
+    for ((run, histogram), area) in shown.into_iter().zip(&areas) {
+        similarities(area, run, histogram, top)?;
     }
     curves(&areas[runs.len()], runs)?;
     area.present()?;
     Ok(())
 }
 
+/// Heights of negatives and positives, each with an area of 1: negatives outnumber positives by far.
+fn densities(histogram: &Histogram) -> [Vec<f64>; 2] {
+    [&histogram.negatives, &histogram.positives].map(|counts| {
+        let area = counts.iter().sum::<u64>().max(1) as f64 * bin_width(histogram);
+        counts.iter().map(|&count| count as f64 / area).collect()
+    })
+}
+
+fn bin_width(histogram: &Histogram) -> f64 {
+    f64::from(histogram.high - histogram.low) / histogram.positives.len() as f64
+}
+
 fn similarities<D: DrawingBackend>(
     area: &DrawingArea<D, Shift>,
     run: &Runs,
     histogram: &Histogram,
+    top: f64,
 ) -> Result<(), Box<dyn Error>>
 where
     D::ErrorType: 'static,
 {
-    let width = f64::from(histogram.high - histogram.low) / histogram.positives.len() as f64;
-    // Negatives outnumber positives by far: both are drawn with an area of 1.
-    let density = |counts: &[u64]| -> Vec<f64> {
-        let total: u64 = counts.iter().sum();
-        counts.iter().map(|&count| count as f64 / (total.max(1) as f64 * width)).collect()
-    };
-    let sides = [
-        ("negative pairs", NEGATIVE, density(&histogram.negatives)),
-        ("positive pairs", POSITIVE, density(&histogram.positives)),
-    ];
-    let top = sides.iter().flat_map(|side| &side.2).fold(0.0f64, |top, &bar| top.max(bar));
-
     let mut chart = ChartBuilder::on(area)
         .caption(&run.name, ("sans-serif", 20))
         .margin(12)
@@ -125,10 +128,13 @@ where
         .disable_x_mesh()
         .x_desc("cosine similarity")
         .y_desc("density")
-        .x_labels(5)
+        .x_labels(10)
         .y_labels(6)
+        .light_line_style(TRANSPARENT)
         .draw()?;
-    for (name, colour, bars) in sides {
+    let width = bin_width(histogram);
+    let names = [("negative pairs", NEGATIVE), ("positive pairs", POSITIVE)];
+    for ((name, colour), bars) in names.into_iter().zip(densities(histogram)) {
         let bar = |(number, height): (usize, f64)| {
             let left = f64::from(histogram.low) + number as f64 * width;
             Rectangle::new([(left, 0.0), (left + width, height)], colour.mix(0.5).filled())
@@ -152,28 +158,37 @@ fn curves<D: DrawingBackend>(
 where
     D::ErrorType: 'static,
 {
+    // The first few pairs of a ranking say little, and say it loudly: curves begin at 2% recall.
+    let points = |outcome: &Outcome| {
+        let curve = &outcome.curve;
+        let pairs = curve.recall.iter().copied().zip(curve.precision.iter().copied());
+        pairs.filter(|&(recall, _)| recall >= 0.02).collect::<Vec<_>>()
+    };
+    let highest = runs.iter().flat_map(|run| &run.outcomes).flat_map(points);
+    let top = highest.fold(0.0, |top, (_, precision)| precision.max(top)) * 1.05;
     let mut chart = ChartBuilder::on(area)
         .caption("One threshold for all queries", ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(48)
-        .build_cartesian_2d(0.0..1.0, 0.0..1.0)?;
+        .build_cartesian_2d(0.0..1.0, 0.0..top)?;
     chart
         .configure_mesh()
         .x_desc("recall")
         .y_desc("precision")
-        .x_labels(5)
-        .y_labels(5)
+        .x_labels(11)
+        .y_labels(6)
         .light_line_style(TRANSPARENT)
         .draw()?;
     for (run, colour) in runs.iter().zip(CURVES.into_iter().cycle()) {
         for (seed, outcome) in run.outcomes.iter().enumerate() {
-            let curve = &outcome.curve;
+            let curve = points(outcome);
             // More points than pixels would only make the file large.
-            let step = curve.recall.len().div_ceil(600).max(1);
-            let points = curve.recall.iter().copied().zip(curve.precision.iter().copied());
-            let series =
-                chart.draw_series(LineSeries::new(points.step_by(step), colour.stroke_width(2)))?;
+            let step = curve.len().div_ceil(600).max(1);
+            let series = chart.draw_series(LineSeries::new(
+                curve.into_iter().step_by(step),
+                colour.stroke_width(2),
+            ))?;
             if seed == 0 {
                 let mean = run.mean(|outcome| outcome.average_precision);
                 series
