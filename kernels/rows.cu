@@ -15,6 +15,7 @@ using tile::Operand;
 
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
+constexpr double LOG2E_F64 = 1.44269504088896340736;
 constexpr double ABSENT = -1e308;  // stands for a logarithm of 0 in sums of exponentials
 
 __device__ __forceinline__ long long thread_index() {

@@ -13,7 +13,6 @@
 namespace epilogue {
 
 constexpr float LOG2E = 1.44269504088896340736f;
-constexpr double LOG2E_F64 = 1.44269504088896340736;
 constexpr float LN2 = 0.693147180559945309417f;
 
 // ln(1 + e) for 0 <= e <= 1, relative error below 3e-7: 2 artanh(e / (2 + e)).
