@@ -189,15 +189,23 @@ fn cases() -> impl Strategy<Value = Case> {
             } else {
                 Just(None).boxed()
             };
-            let y = if shared { Just(None).boxed() } else { integers(m * d).prop_map(Some).boxed() };
-            (integers(n * d), y, positives, ids)
-                .prop_map(move |(x, y, positives, ids)| Case { n, m, d, x, y, positives, ids })
+            let y =
+                if shared { Just(None).boxed() } else { integers(m * d).prop_map(Some).boxed() };
+            (integers(n * d), y, positives, ids).prop_map(move |(x, y, positives, ids)| Case {
+                n,
+                m,
+                d,
+                x,
+                y,
+                positives,
+                ids,
+            })
         },
     )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn any_test_set(case in cases()) {
@@ -274,13 +282,12 @@ fn one_labelled_set_by_hand() {
 /// average_precision_score over all pairs, and NumPy's stable argsort of every row.
 #[test]
 fn labels_on_both_sides_with_ties() {
-    let similarities: Vec<Vec<f32>> =
-        (0..40).map(|i| (0..60).map(|j| ((i * 7 + j * 11 + i * j) % 23) as f32).collect()).collect();
+    let similarities: Vec<Vec<f32>> = (0..40)
+        .map(|i| (0..60).map(|j| ((i * 7 + j * 11 + i * j) % 23) as f32).collect())
+        .collect();
     let rows: Vec<&[f32]> = similarities.iter().map(Vec::as_slice).collect();
-    let labels = Positives::Labels(
-        (0..40).map(|i| i % 5).collect(),
-        (0..60).map(|j| (j * 3) % 7).collect(),
-    );
+    let labels =
+        Positives::Labels((0..40).map(|i| i % 5).collect(), (0..60).map(|j| (j * 3) % 7).collect());
     let case = from_similarities(&rows, labels);
     let test = case.evaluation().unwrap();
     assert_eq!(test.positive_pairs(), 344);
@@ -343,10 +350,8 @@ fn half_precision_rows_and_strides() {
         assert_eq!(test.precision_recall().unwrap(), expected.precision_recall().unwrap());
 
         // The same rows, each followed by something else.
-        let spread: Vec<T> = x
-            .chunks(2)
-            .flat_map(|row| [row[0], row[1], T::from_f32(f32::NAN)])
-            .collect();
+        let spread: Vec<T> =
+            x.chunks(2).flat_map(|row| [row[0], row[1], T::from_f32(f32::NAN)]).collect();
         let x = Matrix::with_stride(&spread[..8], 3, 2, 3).unwrap();
         let test = Evaluation::new((x, Matrix::new(&y, 4, 2).unwrap())).unwrap();
         assert_eq!(test.precision_recall().unwrap(), expected.precision_recall().unwrap());
