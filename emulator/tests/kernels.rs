@@ -127,7 +127,7 @@ fn local_arrays_and_wide_integers() {
         }
         let a: Vec<u64> = (0..64).map(|i| 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(i + 1)).collect();
         let b: Vec<u64> =
-            (0..64).map(|i| (0xbf58_476d_1ce4_e5b9u64.wrapping_mul(i + 3)) >> i).collect();
+            (0..64).map(|i| (0xbf58_476d_1ce4_e5b9u64.wrapping_mul(i + 3) >> i) | 1).collect();
         let (pa, pb) = (m.upload(&a, u64::to_le_bytes), m.upload(&b, u64::to_le_bytes));
         let out = m.memory.alloc(8 * 6 * 64).unwrap();
         m.run("wide", &line(1, 64), &[Pointer(out), Pointer(pa), Pointer(pb)]);
