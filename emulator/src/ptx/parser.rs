@@ -958,7 +958,7 @@ mod tests {
         let body = f.body.as_ref().unwrap();
         assert_eq!(body.len(), 8);
         assert!(
-            matches!(&body[4], Stmt::Inst(i) if i.guard == Some(("%p1".into(), true)) && i.line == 6)
+            matches!(&body[4], Stmt::Inst(i) if i.guard == Some(("%p1".into(), true)) && i.line == 8)
         );
     }
 
