@@ -43,7 +43,10 @@ impl Untouched {
     #[track_caller]
     fn check(&self) {
         let all = self.x.iter().chain(&self.y).chain(&self.scale);
-        assert!(all.into_iter().all(|v| v.to_bits() == SENTINEL.to_bits()), "something was written");
+        assert!(
+            all.into_iter().all(|v| v.to_bits() == SENTINEL.to_bits()),
+            "something was written"
+        );
     }
 }
 
@@ -205,13 +208,8 @@ fn a_scale_that_is_not_finite_and_positive() {
         refused(InBatchSoftmax::new(bad), batch, true, "scale");
         refused(InstanceCrossEntropy::new(bad), batch, true, "scale");
         refused(CrossExampleSoftmax::new(1.0), batch.scale(bad), true, "scale");
-        let result = ops::log_sum_exp(
-            &mut CpuEngine::new(),
-            matrix(&x, N),
-            matrix(&y, M),
-            bad,
-            Scope::Row,
-        );
+        let result =
+            ops::log_sum_exp(&mut CpuEngine::new(), matrix(&x, N), matrix(&y, M), bad, Scope::Row);
         assert_names(&result.unwrap_err(), "scale");
     }
     // The batch's own scale is used instead of the loss's.
@@ -230,7 +228,10 @@ fn an_empty_device_scalar() {
     refused(LOSS(1.0), batch.scale(&empty), true, "scale");
     let mut engine = CpuEngine::new();
     let forward = LOSS(1.0).forward(&mut engine, batch).unwrap();
-    assert_names(&LOSS(1.0).backward(&mut engine, &forward, &empty).map(drop).unwrap_err(), "upstream");
+    assert_names(
+        &LOSS(1.0).backward(&mut engine, &forward, &empty).map(drop).unwrap_err(),
+        "upstream",
+    );
     let mut buffers = Untouched::new();
     let result = LOSS(1.0).backward_into(&mut engine, &forward, &empty, buffers.outputs(true));
     assert_names(&result.unwrap_err(), "upstream");

@@ -41,7 +41,10 @@ impl Buffers {
     fn check(&self, cuda: &mut Cuda) {
         for buffer in [&self.dx, &self.dy, &self.dscale] {
             let numbers = cuda.download(buffer);
-            assert!(numbers.iter().all(|value| value.to_bits() == SENTINEL.to_bits()), "{numbers:?}");
+            assert!(
+                numbers.iter().all(|value| value.to_bits() == SENTINEL.to_bits()),
+                "{numbers:?}"
+            );
         }
     }
 }
@@ -113,8 +116,7 @@ fn an_empty_device_scalar() {
     let one = cuda.upload(&[1.0_f32]);
     let empty = one.slice(..0);
     refused!(cuda, buffers, LOSS(1.0), |x, y| Batch::new(x, y).scale(&empty), "scale");
-    let batch =
-        (Matrix::new(&buffers.x, N, D).unwrap(), Matrix::new(&buffers.y, M, D).unwrap());
+    let batch = (Matrix::new(&buffers.x, N, D).unwrap(), Matrix::new(&buffers.y, M, D).unwrap());
     let forward = LOSS(1.0).forward(&mut cuda.0, batch).unwrap();
     let error = LOSS(1.0).backward(&mut cuda.0, &forward, &empty).map(drop).unwrap_err();
     assert_names(&error, "upstream");
@@ -124,10 +126,8 @@ fn an_empty_device_scalar() {
 fn outputs() {
     let Some(mut cuda) = Cuda::open("outputs") else { return };
     let buffers = Buffers::new(&mut cuda);
-    let batch = Batch::new(
-        Matrix::new(&buffers.x, N, D).unwrap(),
-        Matrix::new(&buffers.y, M, D).unwrap(),
-    );
+    let batch =
+        Batch::new(Matrix::new(&buffers.x, N, D).unwrap(), Matrix::new(&buffers.y, M, D).unwrap());
     let forward = LOSS(1.0).forward(&mut cuda.0, batch).unwrap();
     let mut wrong = cuda.upload(&[SENTINEL; 40]);
     for (rows, cols) in [(N + 1, D), (N, D + 1), (N - 1, D), (1, N * D)] {
@@ -163,22 +163,52 @@ fn a_buffer_of_another_context() {
     let mut buffers = Buffers::new(&mut cuda);
     let other = another_context();
     let stream = other.new_stream().unwrap();
-    let elsewhere = stream.clone_htod(&[0.25_f32; N * D]).unwrap();
+    let elsewhere = stream.clone_htod(&[0.25_f32; M * D]).unwrap();
+    let part = elsewhere.slice(..N * D);
     let keys_elsewhere = stream.clone_htod(&[0_u32, 1, 2, 3]).unwrap();
     let five_elsewhere = stream.clone_htod(&[0_u32, 1, 2, 3, 4]).unwrap();
     let one_elsewhere = stream.clone_htod(&[1.0_f32]).unwrap();
     let five = cuda.upload(&[0_u32, 1, 2, 3, 4]);
     let four = cuda.upload(&[0_u32, 1, 2, 3]);
-    refused!(cuda, buffers, LOSS(1.0), |_x, y| Batch::new(Matrix::new(&elsewhere, N, D).unwrap(), y), "x");
-    refused!(cuda, buffers, LOSS(1.0), |x, _y| Batch::new(x, Matrix::new(&elsewhere, N, D).unwrap()), "y");
-    refused!(cuda, buffers, LOSS(1.0), |x, y| Batch::new(x, y).labels(&keys_elsewhere, &five), "labels");
-    refused!(cuda, buffers, LOSS(1.0), |x, y| Batch::new(x, y).labels(&four, &five_elsewhere), "labels");
+    refused!(
+        cuda,
+        buffers,
+        LOSS(1.0),
+        |_x, y| Batch::new(Matrix::new(&part, N, D).unwrap(), y),
+        "x"
+    );
+    refused!(
+        cuda,
+        buffers,
+        LOSS(1.0),
+        |x, _y| Batch::new(x, Matrix::new(&elsewhere, M, D).unwrap()),
+        "y"
+    );
+    refused!(
+        cuda,
+        buffers,
+        LOSS(1.0),
+        |x, y| Batch::new(x, y).labels(&keys_elsewhere, &five),
+        "labels"
+    );
+    refused!(
+        cuda,
+        buffers,
+        LOSS(1.0),
+        |x, y| Batch::new(x, y).labels(&four, &five_elsewhere),
+        "labels"
+    );
     refused!(cuda, buffers, LOSS(1.0), |x, y| Batch::new(x, y).ids(&keys_elsewhere, &five), "ids");
-    refused!(cuda, buffers, LOSS(1.0), |x, y| Batch::new(x, y).positives(&keys_elsewhere), "positives");
+    refused!(
+        cuda,
+        buffers,
+        LOSS(1.0),
+        |x, y| Batch::new(x, y).positives(&keys_elsewhere),
+        "positives"
+    );
     refused!(cuda, buffers, LOSS(1.0), |x, y| Batch::new(x, y).scale(&one_elsewhere), "scale");
 
-    let batch =
-        (Matrix::new(&buffers.x, N, D).unwrap(), Matrix::new(&buffers.y, M, D).unwrap());
+    let batch = (Matrix::new(&buffers.x, N, D).unwrap(), Matrix::new(&buffers.y, M, D).unwrap());
     let forward = LOSS(1.0).forward(&mut cuda.0, batch).unwrap();
     let error = LOSS(1.0).backward(&mut cuda.0, &forward, &one_elsewhere).map(drop).unwrap_err();
     assert_names(&error, "upstream");
@@ -191,7 +221,10 @@ fn a_buffer_of_another_context() {
     assert_names(&error, "gradient x");
     let left = stream.clone_dtoh(&out_elsewhere).unwrap();
     assert!(left.iter().all(|value| value.to_bits() == SENTINEL.to_bits()));
-    assert_names(&ops::normalize(&mut cuda.0, Matrix::new(&elsewhere, N, D).unwrap()).map(drop).unwrap_err(), "x");
+    assert_names(
+        &ops::normalize(&mut cuda.0, Matrix::new(&part, N, D).unwrap()).map(drop).unwrap_err(),
+        "x",
+    );
 
     let kernels = common::cuda::kernels().unwrap();
     assert_names(&CudaEngine::new(kernels, stream).map(drop).unwrap_err(), "stream");

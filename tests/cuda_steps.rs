@@ -2,9 +2,9 @@
 
 mod common;
 
+use common::compare::Expected;
 use common::cuda::Cuda;
 use common::edge_cases::check;
-use common::compare::Expected;
 use common::problem::{Named, Problem, Random};
 use common::run::{AnyLoss, Harness, Uploaded, forward_backward, loss_and_gradients};
 use half::{bf16, f16};

@@ -187,21 +187,23 @@ fn options(cases: &mut Vec<Case>) {
                     for normalize in [false, true] {
                         for dtype in [DType::F32, DType::F16, DType::Bf16] {
                             seed += 1;
-                            let (part, why) = (Part::Options, "options");
-                            let mut problem = matched(loss, kind, seed);
+                            // What is not part of the product is drawn, so that nothing goes
+                            // hand in hand with anything else.
+                            let mut random = Random::new(seed);
+                            let mut problem = matched(loss, kind, &mut random);
                             problem.weighting = weighting;
                             problem.reduction = reduction;
                             problem.normalize = normalize;
                             problem.dtype = dtype;
                             if ids {
-                                add_ids(&mut problem, seed);
+                                add_ids(&mut problem, &mut random);
                             }
-                            let mut case = case(part, problem, why);
-                            case.scalars_on_device = seed % 2 == 0;
-                            case.upstream = if seed % 3 == 0 { -0.5 } else { 2.0 };
-                            case.gaps = (seed as usize % 3, seed as usize % 4);
-                            case.output_gap = seed as usize % 5;
-                            case.parts = seed % 7 == 0;
+                            let mut case = case(Part::Options, problem, "options");
+                            case.scalars_on_device = random.below(2) == 0;
+                            case.upstream = [-0.5, 2.0, 1.0, -3.0][random.below(4)];
+                            case.gaps = (random.below(3), random.below(4));
+                            case.output_gap = random.below(5);
+                            case.parts = random.below(7) == 0;
                             cases.push(case);
                         }
                     }
@@ -212,16 +214,10 @@ fn options(cases: &mut Vec<Case>) {
 }
 
 /// A small problem with some kind of positives: rows without, with one and with many.
-fn matched(loss: Named, kind: &str, seed: u64) -> Problem {
-    let mut random = Random::new(seed);
+fn matched(loss: Named, kind: &str, random: &mut Random) -> Problem {
     let shared = kind.starts_with("shared");
-    let (n, m) = match (shared, seed % 3) {
-        (true, _) => (13, 13),
-        (_, 0) => (9, 14),
-        (_, 1) => (14, 9),
-        _ => (11, 11),
-    };
-    let scale = [0.5, 4.0, 30.0][seed as usize % 3];
+    let (n, m) = if shared { (13, 13) } else { [(9, 14), (14, 9), (11, 11)][random.below(3)] };
+    let scale = [0.5, 4.0, 30.0][random.below(3)];
     let mut problem = Problem::new(loss, scale, (n, m, 5));
     if shared {
         problem.y = None;
@@ -254,8 +250,7 @@ fn matched(loss: Named, kind: &str, seed: u64) -> Problem {
 }
 
 /// Ids of which a few agree.
-fn add_ids(problem: &mut Problem, seed: u64) {
-    let mut random = Random::new(!seed);
+fn add_ids(problem: &mut Problem, random: &mut Random) {
     let rows = random.labels(problem.n, 6);
     let cols = if problem.shared() { rows.clone() } else { random.labels(problem.m, 6) };
     problem.ids = Some((rows, cols));

@@ -46,12 +46,13 @@ pub fn check(problem: &Problem, expected: &Expected, got: &Outputs) -> Result<()
 }
 
 /// For similarities that f32 holds exactly: nothing but the last rounding steps may be off,
-/// whatever the size of s·S.
+/// whatever the size of s·S. An engine may keep the factor s of a weight as a logarithm, in the
+/// exponent, where its rounding counts |ln s| times.
 #[track_caller]
 fn assert_exact<H: Harness>(harness: &mut H, problem: &Problem) {
     let exact = oracle::exact(problem);
     let (n, m, d) = (problem.n, problem.m, problem.d);
-    let part = 32.0 * U;
+    let part = (32.0 + 2.0 * f64::from(problem.scale).ln().abs()) * U;
     let terms = |rows: usize, cols: usize, of: &dyn Fn(usize, usize) -> f64, other: &[f64]| {
         let mut sizes = vec![0.0; rows * d];
         for i in 0..rows {
@@ -68,7 +69,8 @@ fn assert_exact<H: Harness>(harness: &mut H, problem: &Problem) {
     if problem.shared() {
         of_x.iter_mut().zip(&of_y).for_each(|(x, y)| *x += y);
     }
-    let scale: f64 = exact.weights.iter().zip(&exact.similarities).map(|(g, s)| (g * s).abs()).sum();
+    let scale: f64 =
+        exact.weights.iter().zip(&exact.similarities).map(|(g, s)| (g * s).abs()).sum();
     let expected = Expected {
         loss: part * exact.loss.abs() + TINY,
         dx: of_x,
@@ -171,7 +173,8 @@ pub fn huge_classes<H: Harness>(h: &mut H) {
                 if loss == Named::CrossExampleSoftmax && weighting == Weighting::AnchorNormalized {
                     continue;
                 }
-                let labels: Vec<u32> = (0..n as u32).map(|i| u32::from(i >= n as u32 / 2)).collect();
+                let labels: Vec<u32> =
+                    (0..n as u32).map(|i| u32::from(i >= n as u32 / 2)).collect();
                 let mut problem = Problem::new(loss, 6.0, (n, n, 4)).with_labels(&labels, &labels);
                 problem.y = None;
                 problem.weighting = weighting;
@@ -250,7 +253,8 @@ pub fn no_positive_pair_is_an_error_that_names_the_argument<H: Harness>(h: &mut 
         assert_no_pair(h, &plain.clone().with_labels(&[1, 2, 3], &[4, 5, 6, 7]), "labels");
         assert_no_pair(h, &plain.with_index(&[NO_POSITIVE; 3]), "positives");
         // A set of singletons: what matches is each row with itself, which is excluded.
-        let mut shared = Problem::new(loss, 3.0, (4, 4, 2)).with_labels(&[1, 2, 3, 4], &[1, 2, 3, 4]);
+        let mut shared =
+            Problem::new(loss, 3.0, (4, 4, 2)).with_labels(&[1, 2, 3, 4], &[1, 2, 3, 4]);
         shared.y = None;
         assert_no_pair(h, &shared, "labels");
         let mut one = Problem::new(loss, 3.0, (1, 1, 2)).with_labels(&[1], &[1]);
@@ -426,8 +430,8 @@ pub fn the_hardest_negatives_may_lie_anywhere<H: Harness>(h: &mut H) {
 pub fn anchor_normalized_with_all_positives_easy<H: Harness>(h: &mut H) {
     for scale in [1.0, 10.0, 1e4] {
         // Positives have S = 900 and 898, negatives 0 and −30.
-        let mut problem =
-            Problem::new(Named::InstanceCrossEntropy, scale, (2, 4, 2)).with_labels(&[1, 2], &[1, 1, 2, 2]);
+        let mut problem = Problem::new(Named::InstanceCrossEntropy, scale, (2, 4, 2))
+            .with_labels(&[1, 2], &[1, 1, 2, 2]);
         problem.weighting = Weighting::AnchorNormalized;
         problem.x = vec![30.0, 0.0, 0.0, 30.0];
         problem.y = Some(vec![30.0, 0.0, 29.0, -1.0, 0.0, 30.0, -1.0, 29.0]);

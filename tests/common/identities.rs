@@ -159,8 +159,7 @@ pub fn cross_example_is_the_same_on_the_transpose(e: &mut dyn Evaluator) {
     }
     // And it is not so in row scope: the check above can fail.
     let of_row_scope = Problem { loss: Named::InBatchSoftmax, ..assorted(2).swap_remove(5) };
-    let difference =
-        e.evaluate(&of_row_scope).loss - e.evaluate(&of_row_scope.transposed()).loss;
+    let difference = e.evaluate(&of_row_scope).loss - e.evaluate(&of_row_scope.transposed()).loss;
     assert!(difference.abs() > 1e-3, "{difference:e}");
 }
 
@@ -184,7 +183,12 @@ pub fn similarities_of_zero_give_the_logarithm_of_the_pairs(e: &mut dyn Evaluato
                 problem.normalize = normalize;
                 let pairs = (n * (m - 1)) as f64;
                 let got = e.evaluate(&problem);
-                near("log(1 + n(m−1))", got.loss, (1.0 + pairs).ln(), 4.0 * U * pairs.ln().max(1.0));
+                near(
+                    "log(1 + n(m−1))",
+                    got.loss,
+                    (1.0 + pairs).ln(),
+                    4.0 * U * pairs.ln().max(1.0),
+                );
                 assert_eq!(got.dscale, 0.0);
                 assert!(got.dx.iter().chain(&got.dy).all(|&value| value == 0.0));
 
@@ -241,7 +245,8 @@ pub fn anchor_normalized_weights_are_half_and_half(e: &mut dyn Evaluator) {
             continue;
         }
         // Any linear factor cancels: also at scales at which all positives are easy or hard.
-        for (reduction, scale) in [(Reduction::Mean, 2.0), (Reduction::Sum, 0.01), (Reduction::Mean, 80.0)]
+        for (reduction, scale) in
+            [(Reduction::Mean, 2.0), (Reduction::Sum, 0.01), (Reduction::Mean, 80.0)]
         {
             let weighting = Weighting::AnchorNormalized;
             let problem = Problem { reduction, scale, weighting, ..problem.clone() };
@@ -286,7 +291,8 @@ pub fn instance_cross_entropy_is_supervised_nt_xent(e: &mut dyn Evaluator) {
     let f = widen(&problem.x);
     let row = |i: usize| &f[i * d..][..d];
     let cosine = |i, j| {
-        let product = |a: usize, b: usize| row(a).iter().zip(row(b)).map(|(a, b)| a * b).sum::<f64>();
+        let product =
+            |a: usize, b: usize| row(a).iter().zip(row(b)).map(|(a, b)| a * b).sum::<f64>();
         product(i, j) / (product(i, i) * product(j, j)).sqrt()
     };
     let (mut sum, mut pairs) = (0.0, 0);
@@ -294,7 +300,8 @@ pub fn instance_cross_entropy_is_supervised_nt_xent(e: &mut dyn Evaluator) {
         for p in (0..n).filter(|&p| p != a && labels[p] == labels[a]) {
             let numerator = (cosine(a, p) / tau).exp();
             let negatives = (0..n).filter(|&k| labels[k] != labels[a]);
-            let denominator = numerator + negatives.map(|k| (cosine(a, k) / tau).exp()).sum::<f64>();
+            let denominator =
+                numerator + negatives.map(|k| (cosine(a, k) / tau).exp()).sum::<f64>();
             sum -= (numerator / denominator).ln();
             pairs += 1;
         }
@@ -339,7 +346,8 @@ pub fn permuting_the_pairs_permutes_the_gradients(e: &mut dyn Evaluator) {
             cols.clone_from(&rows);
         } else {
             let place = |j: usize| cols.iter().position(|&from| from == j).unwrap() as u32;
-            let index: Vec<u32> = rows.iter().map(|&i| if i < m { place(i) } else { u32::MAX }).collect();
+            let index: Vec<u32> =
+                rows.iter().map(|&i| if i < m { place(i) } else { u32::MAX }).collect();
             other = other.with_index(&index);
         }
         fn permuted<T: Copy>(values: &[T], order: &[usize], d: usize) -> Vec<T> {
@@ -373,9 +381,8 @@ pub fn the_shared_gradient_is_the_sum_of_both_sides(e: &mut dyn Evaluator) {
         near("dscale", one.dscale, two.dscale, 2.0 * slack.dscale);
         let sum: Vec<f64> = two.dx.iter().zip(&two.dy).map(|(a, b)| a + b).collect();
         let sides_slack = e.slack(&sides);
-        let slack: Vec<f64> = (0..n * d)
-            .map(|at| slack.dx[at] + sides_slack.dx[at] + sides_slack.dy[at])
-            .collect();
+        let slack: Vec<f64> =
+            (0..n * d).map(|at| slack.dx[at] + sides_slack.dx[at] + sides_slack.dy[at]).collect();
         all_near("dF", &one.dx, &sum, &slack);
     }
 }
