@@ -31,7 +31,7 @@ impl DType {
     }
 }
 
-/// An element of an embedding: `f32`, [`f16`] or [`bf16`]. Every engine accumulates in `f32`.
+/// An element of an embedding: `f32`, [`half::f16`] or [`half::bf16`]. Every engine accumulates in `f32`.
 pub trait Element: sealed::Sealed + bytemuck::Pod + Send + Sync {
     /// The type's name.
     const DTYPE: DType;

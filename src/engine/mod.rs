@@ -29,7 +29,7 @@ pub enum Positives<'a, D: Device> {
         /// Labels of the candidates.
         cols: D::View<'a, u32>,
     },
-    /// Pair (i, index[i]) for every i; [`NO_POSITIVE`] where there is none. n indices below m.
+    /// Pair (i, index\[i\]) for every i; [`NO_POSITIVE`] where there is none. n indices below m.
     Index(D::View<'a, u32>),
 }
 

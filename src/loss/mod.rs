@@ -38,7 +38,8 @@ pub struct Family {
 }
 
 impl Family {
-    fn new(scale: f32, scope: Scope) -> Self {
+    /// The defaults: analytic weights, mean, no normalisation.
+    pub fn new(scale: f32, scope: Scope) -> Self {
         Self {
             scale,
             scope,
@@ -46,6 +47,16 @@ impl Family {
             reduction: Reduction::default(),
             normalize: false,
         }
+    }
+}
+
+/// The options are a loss themselves: for a loss that is chosen at run time.
+impl Loss for Family {
+    fn family(&self) -> &Family {
+        self
+    }
+    fn family_mut(&mut self) -> &mut Family {
+        self
     }
 }
 

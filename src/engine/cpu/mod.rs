@@ -305,8 +305,7 @@ impl CpuEngine {
             }
             (s * (f64::from(max) - f64::from(group.max)) + coefficients.negative).exp() as f32
         };
-        let positive =
-            |i: usize| coefficients.positive_weight(group.margin(rows[i].1, s)) as f32;
+        let positive = |i: usize| coefficients.positive_weight(group.margin(rows[i].1, s)) as f32;
 
         let (x, y) = (&prepared.x, prepared.y());
         let d = x.d;

@@ -1,0 +1,176 @@
+//! What only the emulated driver can tell: that results hold in every order of warps and of
+//! asynchronous work, and what the kernels cost, counted. On a GPU these tests are skipped.
+
+mod common;
+
+use common::cases::{Part, part};
+use common::cuda::{Cuda, kernels};
+use common::problem::{Named, Problem, Random};
+use common::run::{AnyLoss, Uploaded, run_cases};
+use metric_kernels::engine::cuda::Tile;
+use metric_kernels::{DType, Loss};
+use serde_json::Value;
+use std::process::{Command, Output};
+
+/// Set in the processes that a test of this file starts.
+const CHILD: &str = "METRIC_KERNELS_EMULATED_CHILD";
+
+/// Whether this process was started by a test here, with settings of its own.
+fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// The emulator, or `None`, having said so, where there is a real driver or none.
+fn emulator(test: &str) -> Option<Cuda> {
+    let cuda = Cuda::open(test)?;
+    let name = kernels().unwrap().context().name().unwrap();
+    if name.starts_with("CUDA emulator") {
+        return Some(cuda);
+    }
+    println!("SKIPPED: {test}: it is about the emulator; this is {name}");
+    None
+}
+
+/// Runs one test of this file in a process of its own: settings are read once a process.
+fn rerun(test: &str, settings: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1");
+    command.envs(settings.iter().copied());
+    command.output().unwrap()
+}
+
+/// Small shapes: every size up to 33, every 17th combination of options, every stride.
+fn small() -> Vec<common::cases::Case> {
+    let mut cases = part(Part::Sizes);
+    cases.retain(|case| case.cost() <= 33 * 33 * 16);
+    cases.extend(part(Part::Options).into_iter().step_by(17));
+    cases.extend(part(Part::Strides));
+    cases.retain(|case| case.cost() <= 33 * 33 * 16);
+    cases
+}
+
+#[test]
+fn small_shapes_in_every_order() {
+    let name = "small_shapes_in_every_order";
+    let Some(mut cuda) = emulator(name) else { return };
+    if is_child() {
+        return run_cases(&mut cuda, &small());
+    }
+    // Both settings at once: cases this small leave a core idle.
+    let failed = std::thread::scope(|scope| {
+        let every_seed = |landing| {
+            (1..=8).filter_map(move |seed: u32| {
+                let seed = seed.to_string();
+                let settings = [("CUDA_EMULATOR_SEED", &*seed), ("CUDA_EMULATOR_ASYNC", landing)];
+                let output = rerun(name, &settings);
+                let said = String::from_utf8_lossy(&output.stdout);
+                let why = String::from_utf8_lossy(&output.stderr);
+                let passed = output.status.success() && said.contains("1 passed");
+                (!passed).then(|| format!("seed {seed}, {landing}:\n{said}\n{why}"))
+            })
+        };
+        let runs = ["late", "early"]
+            .map(|landing| scope.spawn(move || every_seed(landing).collect::<Vec<_>>()));
+        runs.into_iter().flat_map(|run| run.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// A shape whose tiles of 128 are all whole.
+const N: usize = 256;
+const D: usize = 128;
+const SIDE: usize = 128;
+
+/// Two steps and their counters.
+fn count(test: &str, loss: Named) -> Option<Value> {
+    let mut cuda = emulator(test)?.with_tile(Tile::Large);
+    if is_child() {
+        let mut problem = Problem::new(loss, 10.0, (N, N, D));
+        Random::new(1).embeddings(&mut problem);
+        let problem = problem.rounded_to(DType::F32);
+        let uploaded = Uploaded::<Cuda, f32>::new(&mut cuda, &problem, (0, 0), false);
+        let loss = AnyLoss::of(&problem);
+        // Nothing but the second step lies between its first launch and its last.
+        for _ in 0..2 {
+            loss.loss_and_gradients(&mut cuda.0, uploaded.batch()).unwrap();
+        }
+        cuda.0.stream().synchronize().unwrap();
+        return None;
+    }
+    let file = std::env::temp_dir().join(format!("{test}-{}.json", std::process::id()));
+    let output = rerun(test, &[("CUDA_EMULATOR_COUNTERS", file.to_str().unwrap())]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let counters = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    Some(serde_json::from_str(&counters).unwrap())
+}
+
+fn number(value: &Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("no {key} in {value}"))
+}
+
+/// The launches of the second step.
+fn second_step(counters: &Value) -> &[Value] {
+    let launches = counters["launches"].as_array().unwrap();
+    assert!(launches.len() >= 10 && launches.len() % 2 == 0, "{} launches", launches.len());
+    let (first, second) = launches.split_at(launches.len() / 2);
+    for (a, b) in first.iter().zip(second) {
+        assert_eq!(a["kernel"], b["kernel"], "the steps differ");
+    }
+    second
+}
+
+#[test]
+fn a_second_step_neither_waits_nor_allocates() {
+    let test = "a_second_step_neither_waits_nor_allocates";
+    let Some(counters) = count(test, Named::CrossExampleSoftmax) else { return };
+    for launch in second_step(&counters) {
+        let kernel = &launch["kernel"];
+        assert_eq!(number(launch, "host_syncs_before"), 0.0, "{kernel}");
+        assert_eq!(number(launch, "allocations_before"), 0.0, "{kernel}");
+    }
+}
+
+/// Bytes that a product of whole tiles reads: both operands of every tile, once along the sum.
+fn tiles(rows: usize, columns: usize, depth: usize) -> f64 {
+    ((rows / SIDE) * (columns / SIDE) * 2 * SIDE * depth * 4) as f64
+}
+
+#[test]
+fn passes_move_the_bytes_of_their_own_arithmetic() {
+    let test = "passes_move_the_bytes_of_their_own_arithmetic";
+    let Some(counters) = count(test, Named::CrossExampleSoftmax) else { return };
+    let similarities = (N * N * 4) as f64;
+    let gradient = (N * D * 4) as f64;
+    let expected = [
+        ("stats_simt128", tiles(N, N, D), None),
+        ("weights_simt128", tiles(N, N, D), Some(similarities)),
+        ("rows_columns_simt128", tiles(N, D, N), None),
+        ("columns_columns_simt128", tiles(N, D, N), None),
+    ];
+    for (kernel, read, written) in expected {
+        let launches: Vec<_> =
+            second_step(&counters).iter().filter(|launch| launch["kernel"] == kernel).collect();
+        assert!(!launches.is_empty(), "{kernel} was not launched");
+        let sum = |key| launches.iter().map(|launch| number(launch, key)).sum::<f64>();
+        let within = |what: &str, given: f64, expected: f64| {
+            let ratio = given / expected;
+            println!("{kernel}: {what} {given} bytes, {ratio:.4} of the plan");
+            assert!((ratio - 1.0).abs() < 0.05, "{kernel} {what} {given}, planned {expected}");
+        };
+        within("reads", sum("bytes_read"), read);
+        match written {
+            Some(written) => within("writes", sum("bytes_written"), written),
+            // Row statistics, or a gradient once for every split of the sum.
+            None => assert!(sum("bytes_written") <= 8.0 * gradient, "{kernel} writes too much"),
+        }
+        let used = sum("global_bytes_used") / (32.0 * sum("global_sectors_requested"));
+        // A thread takes 32 bytes of an f32 operand in two loads: each sector is asked for twice.
+        assert!(used > 0.49, "{kernel} uses {used:.3} of the sectors it asks for");
+        assert_eq!(sum("mma_flops"), 0.0, "{kernel} is a simt kernel");
+    }
+    // Two passes over the pairs, one exponential each, and little else.
+    let exponentials: f64 = second_step(&counters).iter().map(|l| number(l, "exponentials")).sum();
+    let pairs = 2.0 * (N * N) as f64;
+    assert!((pairs..1.1 * pairs).contains(&exponentials), "{exponentials} exponentials");
+}
