@@ -46,6 +46,8 @@ fn small() -> Vec<common::cases::Case> {
     cases.extend(part(Part::Options).into_iter().step_by(17));
     cases.extend(part(Part::Strides));
     cases.retain(|case| case.cost() <= 33 * 33 * 16);
+    // Which outputs are asked for changes no order.
+    cases.iter_mut().for_each(|case| case.parts = false);
     cases
 }
 
@@ -169,8 +171,10 @@ fn passes_move_the_bytes_of_their_own_arithmetic() {
         assert!(used > 0.49, "{kernel} uses {used:.3} of the sectors it asks for");
         assert_eq!(sum("mma_flops"), 0.0, "{kernel} is a simt kernel");
     }
-    // Two passes over the pairs, one exponential each, and little else.
+    // Two passes over the pairs, one exponential each. Besides, in `stats`, each of the 16 threads of
+    // a row: one a tile, and eight to come together, in each of the two splits; and the positives'.
     let exponentials: f64 = second_step(&counters).iter().map(|l| number(l, "exponentials")).sum();
-    let pairs = 2.0 * (N * N) as f64;
-    assert!((pairs..1.1 * pairs).contains(&exponentials), "{exponentials} exponentials");
+    let pairs = 2 * N * N;
+    let most = pairs + 2 * N * 16 * (1 + 8) + 2 * N;
+    assert!((pairs as f64..=most as f64).contains(&exponentials), "{exponentials} exponentials");
 }
