@@ -40,3 +40,9 @@ pub use loss::{
     Loss, Reduction, Scope, Weighting,
 };
 pub use matrix::{Cuda, Device, Host, Matrix, MatrixMut, Scalar, Storage, StorageMut};
+
+/// The README's code, and what must not compile, as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../tests/compile_fail.md")]
+struct Documents;

@@ -34,14 +34,13 @@ fn the_second_step_allocates_nothing() {
             for buffer in [&forward.loss, &gradients.x, &gradients.scale, &value, &all.x] {
                 assert!(engine.read(buffer).unwrap().iter().all(|value| value.is_finite()));
             }
-            engine.stream().synchronize().unwrap();
-            let (free, _) = engine.stream().context().mem_get_info().unwrap();
-            (engine.workspace_bytes(), free)
+            engine.workspace_bytes()
         };
+        // What the driver is asked for is counted in cuda_emulated.rs.
         let first = step(&mut cuda.0);
-        assert!(first.0 > 0);
+        assert!(first > 0);
         for _ in 0..3 {
-            assert_eq!(step(&mut cuda.0), first, "(workspace, free memory)");
+            assert_eq!(step(&mut cuda.0), first, "bytes of workspace");
         }
     }
 }

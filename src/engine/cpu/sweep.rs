@@ -1,7 +1,7 @@
 //! Room: engines, CPU. The one loop over the similarity matrix: strips of rows, computed, visited
 //! and multiplied on while they are in a core's cache.
 //!
-//! A panel of at most 512 rows of S exists at a time. Each strip of a panel belongs to one thread,
+//! A panel of at most 1,024 rows of S exists at a time. Each strip of a panel belongs to one thread,
 //! which computes it, lets the pass turn it into weights G, and multiplies it into its rows of dX.
 //! Then the panel's columns are shared out, and dY += Gᵀ·X. S is computed once, also for losses of
 //! row scope, since a strip holds whole rows: 3 products where tiles of a GPU need 4.
@@ -38,18 +38,21 @@ pub(super) struct Rescale {
     pub rows: Vec<f32>,
 }
 
+/// Rows of a panel at most.
+const MOST_ROWS: usize = 1024;
+
 /// Panel elements beyond which a panel has fewer rows: 64 MiB.
 const PANEL_ELEMENTS: usize = 1 << 24;
 
-/// Rows of a strip. 64 keep the products near their peak and a strip of 4,096 columns in a core's
-/// second-level cache; fewer where that leaves threads without work.
+/// Rows of a strip. A product packs its right operand anew for every strip: 128 rows make that small
+/// beside the product itself; fewer where that leaves threads without work.
 fn strip_rows(n: usize) -> usize {
-    (n / 16).next_multiple_of(8).clamp(8, 64)
+    (n / 16).next_multiple_of(8).clamp(8, 128)
 }
 
 fn panel_rows(n: usize, m: usize) -> usize {
     let strip = strip_rows(n);
-    (PANEL_ELEMENTS / m / strip * strip).clamp(strip, 512.max(strip)).min(n)
+    (PANEL_ELEMENTS / m / strip * strip).clamp(strip, MOST_ROWS).min(n)
 }
 
 fn column_block(m: usize) -> usize {

@@ -3,6 +3,7 @@
 
 /// What kind of image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code)] // a build without NVRTC has no image of either kind
 pub(super) enum ImageKind {
     /// Machine code of one architecture; runs on devices of its major and at least its minor
     /// version, with a trailing `a` on that very one.
