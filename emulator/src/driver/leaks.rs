@@ -102,7 +102,7 @@ unsafe extern "C" {
     fn _exit(status: i32) -> !;
 }
 
-/// Has [`at_exit`] called when the process ends.
+/// Has `at_exit` called when the process ends.
 pub fn watch_exit() {
     // SAFETY: registers a function without arguments that stays loaded: programs do not unload a
     // driver, and the C library runs a library's handlers when it is unloaded.
