@@ -34,7 +34,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// The name that stands in messages and line tables.
+    /// The name that stands in messages.
     pub fn file(&self) -> String {
         format!("kernels/{}.cu", self.name)
     }

@@ -114,7 +114,11 @@ fn number(value: &Value, key: &str) -> f64 {
 /// The launches of the second step.
 fn second_step(counters: &Value) -> &[Value] {
     let launches = counters["launches"].as_array().unwrap();
-    assert!(launches.len() >= 10 && launches.len().is_multiple_of(2), "{} launches", launches.len());
+    assert!(
+        launches.len() >= 10 && launches.len().is_multiple_of(2),
+        "{} launches",
+        launches.len()
+    );
     let (first, second) = launches.split_at(launches.len() / 2);
     for (a, b) in first.iter().zip(second) {
         assert_eq!(a["kernel"], b["kernel"], "the steps differ");

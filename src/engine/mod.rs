@@ -58,8 +58,10 @@ impl<D: Device> Clone for Ids<'_, D> {
 
 impl<D: Device> Copy for Ids<'_, D> {}
 
-/// One evaluation of the family, checked: what an engine performs.
+/// One evaluation of the family, what an engine performs. Only [`crate::Loss`]'s calls make one, of
+/// options and shapes that they have checked: engines rely on it.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct Problem<'a, D: Device, T: 'static> {
     /// Anchors, n×d.
     pub x: Matrix<'a, D, T>,

@@ -13,8 +13,12 @@ pub use similarity::{similarity, similarity_into};
 use crate::matrix::Device;
 use crate::{Error, Matrix, Result};
 
-/// Two sets of embeddings must have one dimension.
-fn check_dimension<D: Device, T: 'static>(x: Matrix<'_, D, T>, y: Matrix<'_, D, T>) -> Result<()> {
+/// Two sets of embeddings must have one dimension. Engines check their own arguments with this and
+/// the next: they can be called without the functions here.
+pub(crate) fn check_dimension<D: Device, T: 'static>(
+    x: Matrix<'_, D, T>,
+    y: Matrix<'_, D, T>,
+) -> Result<()> {
     if x.cols() == y.cols() {
         return Ok(());
     }
@@ -26,7 +30,7 @@ fn check_dimension<D: Device, T: 'static>(x: Matrix<'_, D, T>, y: Matrix<'_, D, 
 }
 
 /// An output must have the shape that the operation gives.
-fn check_shape(
+pub(crate) fn check_shape(
     argument: &'static str,
     given: (usize, usize),
     expected: (usize, usize),

@@ -9,5 +9,6 @@ pub mod cuda;
 pub mod edge_cases;
 pub mod identities;
 pub mod oracle;
+pub mod primitives;
 pub mod problem;
 pub mod run;

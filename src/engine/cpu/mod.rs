@@ -18,6 +18,7 @@ use self::sweep::{Pass, sweep};
 use crate::engine::{Engine, GradientsMut, Problem, sealed};
 use crate::loss::formula::{self, Group, Scope, Terms};
 use crate::matrix::{Host, Matrix, MatrixMut, Scalar};
+use crate::ops::{check_dimension, check_shape};
 use crate::{Element, Result};
 
 /// Performs the passes on the CPU: rayon's current thread pool, products by the `gemm` crate.
@@ -439,6 +440,8 @@ impl Engine for CpuEngine {
         out: MatrixMut<'_, Host, f32>,
     ) -> Result<()> {
         const STRIP: usize = 64;
+        check_dimension(x, y)?;
+        check_shape("out", (out.rows, out.cols), (x.rows, y.rows))?;
         let (x, y) = (Rows::new(x, false), Rows::new(y, false));
         let stride = out.row_stride;
         out.data.par_chunks_mut(STRIP * stride).take(x.n.div_ceil(STRIP)).enumerate().for_each(
@@ -458,6 +461,8 @@ impl Engine for CpuEngine {
         scale: Scalar<'_, Host>,
         scope: Scope,
     ) -> Result<Vec<f32>> {
+        check_dimension(x, y)?;
+        scale.check_scale()?;
         let (x, y) = (Rows::new(x, false), Rows::new(y, false));
         let scale = read(scale);
         let valid = x.finite && y.finite && scale > 0.0 && scale.is_finite();
@@ -481,6 +486,7 @@ impl Engine for CpuEngine {
         x: Matrix<'_, Host, T>,
         mut out: MatrixMut<'_, Host, f32>,
     ) -> Result<()> {
+        check_shape("out", (out.rows, out.cols), (x.rows, x.cols))?;
         Rows::new(x, true).write(&mut out);
         Ok(())
     }
@@ -491,6 +497,8 @@ impl Engine for CpuEngine {
         gradient: Matrix<'_, Host, f32>,
         mut out: MatrixMut<'_, Host, f32>,
     ) -> Result<()> {
+        check_shape("gradient", (gradient.rows, gradient.cols), (x.rows, x.cols))?;
+        check_shape("out", (out.rows, out.cols), (x.rows, x.cols))?;
         let rows = Rows::new(x, true);
         Rows::new(gradient, false).write(&mut out);
         finish_rows(&rows, &mut out, 1.0);

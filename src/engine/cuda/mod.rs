@@ -31,7 +31,7 @@ use cudarc::driver::{
 use crate::engine::{Engine, GradientsMut, Ids, Positives, Problem, sealed};
 use crate::loss::formula::Scope;
 use crate::matrix::{Cuda, Host, Matrix, MatrixMut, Scalar};
-use crate::ops::NORM_EPS;
+use crate::ops::{NORM_EPS, check_dimension, check_shape};
 use crate::{Element, Error, Result};
 use launch::{Address, Launcher, Operand, Output, Pairs};
 use passes::{Gradients, Input, Pass, Planner, Saved, Shape, Wanted};
@@ -194,9 +194,6 @@ impl CudaEngine {
     fn check_scalar(&self, argument: &'static str, scalar: Scalar<'_, Cuda>) -> Result<()> {
         match scalar {
             Scalar::Value(_) => Ok(()),
-            Scalar::Device(view) if view.is_empty() => {
-                Err(Error::argument(argument, "an empty buffer", "one element"))
-            }
             Scalar::Device(view) => self.check_context(argument, view),
         }
     }
@@ -206,93 +203,40 @@ impl CudaEngine {
         self.check_context(argument, matrix.data)
     }
 
-    fn check_output(
-        &self,
-        argument: &'static str,
-        out: &MatrixMut<'_, Cuda, f32>,
-        (rows, cols): (usize, usize),
-    ) -> Result<()> {
-        if (out.rows, out.cols) != (rows, cols) {
-            return Err(Error::argument(
-                argument,
-                format!("{} × {}", out.rows, out.cols),
-                format!("{rows} × {cols}"),
-            ));
-        }
+    fn check_output(&self, argument: &'static str, out: &MatrixMut<'_, Cuda, f32>) -> Result<()> {
         self.check_context(argument, &*out.data)
     }
 
-    /// Everything that the launches rely on: a [`Problem`] may be put together by hand.
+    /// What a [`Problem`] does not promise: that its buffers are of this context.
     fn check_problem<T: Element>(&self, problem: &Problem<'_, Cuda, T>) -> Result<()> {
-        let (x, y) = (problem.x, problem.candidates());
-        self.check_matrix("x", &x)?;
-        self.check_matrix("y", &y)?;
-        if x.cols != y.cols {
-            return Err(Error::argument(
-                "y",
-                format!("embeddings of dimension {}", y.cols),
-                format!("{}, the dimension of x", x.cols),
-            ));
-        }
-        let keys = |argument, view: &dyn DevicePtr<u32>, expected: usize| {
-            if view.len() != expected {
-                return Err(Error::argument(
-                    argument,
-                    format!("{} entries", view.len()),
-                    expected.to_string(),
-                ));
-            }
-            self.check_context(argument, view)
-        };
+        self.check_matrix("x", &problem.x)?;
+        self.check_matrix("y", &problem.candidates())?;
         match problem.positives {
-            Positives::Diagonal if problem.shared() => {
-                return Err(Error::argument(
-                    "positives",
-                    "the diagonal of one shared set, where self-pairs are excluded",
-                    "labels, or an explicit index",
-                ));
-            }
             Positives::Diagonal => {}
             Positives::Labels { rows, cols } => {
-                keys("labels", rows, x.rows)?;
-                keys("labels", cols, y.rows)?;
+                self.check_context("labels", rows)?;
+                self.check_context("labels", cols)?;
             }
-            Positives::Index(index) => keys("positives", index, x.rows)?,
+            Positives::Index(index) => self.check_context("positives", index)?,
         }
         if let Some(Ids { rows, cols }) = problem.ids {
-            keys("ids", rows, x.rows)?;
-            keys("ids", cols, y.rows)?;
+            self.check_context("ids", rows)?;
+            self.check_context("ids", cols)?;
         }
         self.check_scalar("scale", problem.scale)
     }
 
-    fn check_gradients<T: Element>(
-        &self,
-        problem: &Problem<'_, Cuda, T>,
-        out: &GradientsMut<'_, Cuda>,
-    ) -> Result<()> {
-        let d = problem.x.cols;
+    fn check_gradients(&self, out: &GradientsMut<'_, Cuda>) -> Result<()> {
         if let Some(x) = &out.x {
-            self.check_output("gradient x", x, (problem.x.rows, d))?;
+            self.check_output("gradient x", x)?;
         }
-        match (&out.y, problem.y) {
-            (Some(out), Some(y)) => self.check_output("gradient y", out, (y.rows, d))?,
-            (Some(_), None) => {
-                return Err(Error::argument(
-                    "gradient y",
-                    "a buffer",
-                    "None: in the shared case the gradient of x is the whole gradient",
-                ));
-            }
-            (None, _) => {}
+        if let Some(y) = &out.y {
+            self.check_output("gradient y", y)?;
         }
-        if let Some(scale) = &out.scale {
-            if scale.is_empty() {
-                return Err(Error::argument("gradient scale", "an empty buffer", "one element"));
-            }
-            self.check_context("gradient scale", &**scale)?;
+        match &out.scale {
+            Some(scale) => self.check_context("gradient scale", &**scale),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Runs forward, backward or both. Checked before; nothing is launched before memory is had.
@@ -541,7 +485,7 @@ impl Engine for CudaEngine {
     ) -> Result<()> {
         self.check_problem(problem)?;
         self.check_scalar("upstream", upstream)?;
-        self.check_gradients(problem, &out)?;
+        self.check_gradients(&out)?;
         if statistics.shape != shape(problem) || !statistics.memory.is_from(&self.private) {
             return Err(Error::argument(
                 "statistics",
@@ -558,7 +502,7 @@ impl Engine for CudaEngine {
         out: GradientsMut<'_, Cuda>,
     ) -> Result<Buffer> {
         self.check_problem(problem)?;
-        self.check_gradients(problem, &out)?;
+        self.check_gradients(&out)?;
         let statistics = self.statistics(problem)?;
         let mut loss = self.buffer(1)?;
         self.run(problem, &statistics, Some(&mut loss), Some((Scalar::Value(1.0), out)))?;
@@ -571,8 +515,9 @@ impl Engine for CudaEngine {
         y: Matrix<'_, Cuda, T>,
         out: MatrixMut<'_, Cuda, f32>,
     ) -> Result<()> {
-        self.check_pair(&x, &y)?;
-        self.check_output("out", &out, (x.rows, y.rows))?;
+        self.check_pair(x, y)?;
+        check_shape("out", (out.rows, out.cols), (x.rows, y.rows))?;
+        self.check_output("out", &out)?;
         let stream = self.stream.clone();
         let mut guards = Guards::new(&stream);
         let (x, y, depth) = (guards.operand(x), guards.operand(y), x.cols);
@@ -589,7 +534,8 @@ impl Engine for CudaEngine {
         scale: Scalar<'_, Cuda>,
         scope: Scope,
     ) -> Result<Buffer> {
-        self.check_pair(&x, &y)?;
+        self.check_pair(x, y)?;
+        scale.check_scale()?;
         self.check_scalar("scale", scale)?;
         let shape = Shape {
             n: x.rows,
@@ -630,7 +576,8 @@ impl Engine for CudaEngine {
         out: MatrixMut<'_, Cuda, f32>,
     ) -> Result<()> {
         self.check_matrix("x", &x)?;
-        self.check_output("out", &out, (x.rows, x.cols))?;
+        check_shape("out", (out.rows, out.cols), (x.rows, x.cols))?;
+        self.check_output("out", &out)?;
         let stream = self.stream.clone();
         let mut guards = Guards::new(&stream);
         let (x, out) = (guards.operand(x), guards.output(out));
@@ -647,14 +594,9 @@ impl Engine for CudaEngine {
     ) -> Result<()> {
         self.check_matrix("x", &x)?;
         self.check_matrix("gradient", &gradient)?;
-        if (gradient.rows, gradient.cols) != (x.rows, x.cols) {
-            return Err(Error::argument(
-                "gradient",
-                format!("{} × {}", gradient.rows, gradient.cols),
-                format!("{} × {}", x.rows, x.cols),
-            ));
-        }
-        self.check_output("out", &out, (x.rows, x.cols))?;
+        check_shape("gradient", (gradient.rows, gradient.cols), (x.rows, x.cols))?;
+        check_shape("out", (out.rows, out.cols), (x.rows, x.cols))?;
+        self.check_output("out", &out)?;
         let stream = self.stream.clone();
         let mut guards = Guards::new(&stream);
         let (x, g, out) = (guards.operand(x), guards.operand(gradient), guards.output(out));
@@ -666,16 +608,9 @@ impl Engine for CudaEngine {
 
 impl CudaEngine {
     /// Two sets of embeddings of one dimension.
-    fn check_pair<T>(&self, x: &Matrix<'_, Cuda, T>, y: &Matrix<'_, Cuda, T>) -> Result<()> {
-        self.check_matrix("x", x)?;
-        self.check_matrix("y", y)?;
-        if x.cols == y.cols {
-            return Ok(());
-        }
-        Err(Error::argument(
-            "y",
-            format!("embeddings of dimension {}", y.cols),
-            format!("{}, the dimension of x", x.cols),
-        ))
+    fn check_pair<T>(&self, x: Matrix<'_, Cuda, T>, y: Matrix<'_, Cuda, T>) -> Result<()> {
+        self.check_matrix("x", &x)?;
+        self.check_matrix("y", &y)?;
+        check_dimension(x, y)
     }
 }

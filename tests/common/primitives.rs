@@ -1,0 +1,107 @@
+//! The primitives of `ops` on any engine, against float64.
+
+use super::run::{Data, Device, Harness};
+use metric_kernels::{Element, Engine, Matrix, Scope, ops};
+
+/// n, m, d: around tiles, and with a d that no wide load fits.
+const SHAPES: [(usize, usize, usize); 4] = [(1, 1, 1), (3, 5, 7), (33, 31, 16), (65, 129, 33)];
+
+fn random<T: Element>(count: usize, seed: u64) -> Vec<T> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    (0..count).map(|_| T::from_f32(rng.f32() * 2.0 - 1.0)).collect()
+}
+
+fn wide<T: Element>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|value| f64::from(value.to_f32())).collect()
+}
+
+fn matrix<'a, H: Harness, T: Data>(
+    data: &'a H::Vector<T>,
+    rows: usize,
+    cols: usize,
+) -> Matrix<'a, Device<H>, T> {
+    Matrix::new(data, rows, cols).unwrap()
+}
+
+/// Every result within `tolerance` of what it should be.
+fn close(what: &str, given: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(given.len(), expected.len(), "{what}");
+    for (at, (&given, &expected)) in given.iter().zip(expected).enumerate() {
+        let error = (f64::from(given) - expected).abs();
+        assert!(error <= tolerance, "{what}[{at}]: {given}, expected {expected}");
+    }
+}
+
+fn similarities(x: &[f64], y: &[f64], d: usize) -> Vec<f64> {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum();
+    x.chunks(d).flat_map(|a| y.chunks(d).map(move |b| dot(a, b))).collect()
+}
+
+fn log_sum_exp(logits: &[f64]) -> f64 {
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    max + logits.iter().map(|logit| (logit - max).exp()).sum::<f64>().ln()
+}
+
+/// Elements are at most 1, so d products and their sum err by at most d² units of the last place.
+fn rounding(d: usize) -> f64 {
+    (d * d) as f64 * f64::from(f32::EPSILON)
+}
+
+pub fn similarity_is_every_dot_product<H: Harness, T: Element + Data>(harness: &mut H) {
+    for (n, m, d) in SHAPES {
+        let (x, y) = (random::<T>(n * d, 1), random::<T>(m * d, 2));
+        let expected = similarities(&wide(&x), &wide(&y), d);
+        let (x, y) = (harness.upload(&x), harness.upload(&y));
+        let (x, y) = (matrix::<H, T>(&x, n, d), matrix::<H, T>(&y, m, d));
+        let engine = harness.engine();
+        let result = ops::similarity(engine, x, y).unwrap();
+        close("similarity", &engine.read(&result).unwrap(), &expected, rounding(d));
+    }
+}
+
+pub fn log_sum_exp_of_rows_and_of_the_matrix<H: Harness, T: Element + Data>(harness: &mut H) {
+    for (n, m, d) in SHAPES {
+        for scale in [1e-3f32, 1.0, 50.0] {
+            let (x, y) = (random::<T>(n * d, 3), random::<T>(m * d, 4));
+            let logits: Vec<f64> = similarities(&wide(&x), &wide(&y), d)
+                .iter()
+                .map(|s| f64::from(scale) * s)
+                .collect();
+            let rows: Vec<f64> = logits.chunks(m).map(log_sum_exp).collect();
+            let all = log_sum_exp(&logits);
+            let (x, y) = (harness.upload(&x), harness.upload(&y));
+            let (x, y) = (matrix::<H, T>(&x, n, d), matrix::<H, T>(&y, m, d));
+            let engine = harness.engine();
+            // The logits' own error, that of the sum's logarithm, and the result's last place.
+            let largest = rows.iter().fold(1.0f64, |a, b| a.max(b.abs()));
+            let tolerance = f64::from(scale) * rounding(d) + 2e-6 + largest * 1.2e-7;
+            let result = ops::log_sum_exp(engine, x, y, scale, Scope::Row).unwrap();
+            close("rows", &engine.read(&result).unwrap(), &rows, tolerance);
+            let result = ops::log_sum_exp(engine, x, y, scale, Scope::Matrix).unwrap();
+            close("matrix", &engine.read(&result).unwrap(), &[all], tolerance);
+        }
+    }
+}
+
+pub fn normalize_and_back<H: Harness, T: Element + Data>(harness: &mut H) {
+    for (n, _, d) in SHAPES {
+        let (x, g) = (random::<T>(n * d, 5), random::<f32>(n * d, 6));
+        let (mut unit, mut back) = (Vec::new(), Vec::new());
+        for (row, g) in wide(&x).chunks(d).zip(wide(&g).chunks(d)) {
+            let norm = row.iter().map(|v| v * v).sum::<f64>().sqrt();
+            let along: f64 = row.iter().zip(g).map(|(v, g)| v / norm * g).sum();
+            unit.extend(row.iter().map(|v| v / norm));
+            back.extend(row.iter().zip(g).map(|(v, g)| (g - v / norm * along) / norm));
+        }
+        // Gradients grow with 1/‖x‖.
+        let steepest = back.iter().fold(1.0f64, |a, b: &f64| a.max(b.abs()));
+        let (x, g) = (harness.upload(&x), harness.upload(&g));
+        let (x, g) = (matrix::<H, T>(&x, n, d), matrix::<H, f32>(&g, n, d));
+        let engine = harness.engine();
+        let result = ops::normalize(engine, x).unwrap();
+        close("normalize", &engine.read(&result).unwrap(), &unit, 3e-7);
+        let result = ops::normalize_backward(engine, x, g).unwrap();
+        let tolerance = (d as f64 + 4.0) * 1.2e-7 * steepest.max(1.0) * 4.0;
+        close("normalize_backward", &engine.read(&result).unwrap(), &back, tolerance);
+    }
+}
