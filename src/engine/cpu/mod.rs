@@ -24,7 +24,7 @@ use crate::{Element, Result};
 /// Performs the passes on the CPU: rayon's current thread pool, products by the `gemm` crate.
 ///
 /// Besides inputs and outputs it holds `f32` copies of embeddings that are not `f32` already, O(n)
-/// statistics, and a panel of at most 1,024 rows of S (64 MiB, or 128 rows where those take more).
+/// statistics, and a panel of at most 512 rows of S (64 MiB, or 128 rows where those take more).
 /// Results do not depend on the number of threads. An embedding that is not finite makes the loss
 /// and every gradient NaN.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! Room: engines, CPU. The one loop over the similarity matrix: strips of rows, computed, visited
 //! and multiplied on while they are in a core's cache.
 //!
-//! A panel of at most 1,024 rows of S exists at a time. Each strip of a panel belongs to one thread,
+//! A panel of at most 512 rows of S exists at a time. Each strip of a panel belongs to one thread,
 //! which computes it, lets the pass turn it into weights G, and multiplies it into its rows of dX.
 //! Then the panel's columns are shared out, and dY += Gᵀ·X. S is computed once, also for losses of
 //! row scope, since a strip holds whole rows: 3 products where tiles of a GPU need 4.
@@ -38,8 +38,8 @@ pub(super) struct Rescale {
     pub rows: Vec<f32>,
 }
 
-/// Rows of a panel at most.
-const MOST_ROWS: usize = 1024;
+/// Rows of a panel at most: no more memory than the embeddings from d = 256 on.
+const MOST_ROWS: usize = 512;
 
 /// Panel elements beyond which a panel has fewer rows: 64 MiB.
 const PANEL_ELEMENTS: usize = 1 << 24;
