@@ -1,43 +1,43 @@
-//! The table of cases on the CUDA engine: with the tiles that the engine chooses, with either tile
-//! whatever the shape, and in the least memory there is. Sizes that take an interpreter of kernels
-//! minutes are left to devices: `METRIC_KERNELS_FULL_TABLE=1`.
+//! The table of cases on the CUDA engine: all of it with the tiles that the engine chooses; a part
+//! with either tile whatever the shape, and in the least memory there is (all of it there too with
+//! `METRIC_KERNELS_FULL_TABLE=1`, for devices: it takes an interpreter of kernels minutes).
 
 mod common;
 
-use common::cases::{Case, Part};
-use common::cuda::{Cuda, affordable, full_table};
+use common::cases::{Case, Part, part};
+use common::cuda::{Cuda, full_table};
 use common::run::{run_case, run_cases, run_cases_each};
 use metric_kernels::engine::cuda::Tile;
 
 #[test]
 fn sizes() {
     let Some(mut cuda) = Cuda::open("sizes") else { return };
-    run_cases(&mut cuda, &affordable(Part::Sizes));
+    run_cases(&mut cuda, &part(Part::Sizes));
 }
 
 #[test]
 fn scales() {
     let Some(mut cuda) = Cuda::open("scales") else { return };
-    run_cases(&mut cuda, &affordable(Part::Scales));
+    run_cases(&mut cuda, &part(Part::Scales));
 }
 
 #[test]
 fn options() {
     let Some(mut cuda) = Cuda::open("options") else { return };
-    run_cases(&mut cuda, &affordable(Part::Options));
+    run_cases(&mut cuda, &part(Part::Options));
 }
 
 #[test]
 fn strides() {
     let Some(mut cuda) = Cuda::open("strides") else { return };
-    run_cases(&mut cuda, &affordable(Part::Strides));
+    run_cases(&mut cuda, &part(Part::Strides));
 }
 
 /// Every size, stride and some options; sizes up to `cost`.
 fn some(cost: usize) -> Vec<Case> {
-    let mut cases = affordable(Part::Sizes);
-    cases.extend(affordable(Part::Strides));
-    cases.extend(affordable(Part::Options).into_iter().step_by(11));
+    let mut cases = part(Part::Sizes);
+    cases.extend(part(Part::Strides));
+    cases.extend(part(Part::Options).into_iter().step_by(11));
     if !full_table() {
         cases.retain(|case| case.cost() <= cost);
     }

@@ -1,6 +1,5 @@
 //! The CUDA engine for tests: opened where there is a driver, skipped loudly where there is none.
 
-use super::cases::{Case, Part, part};
 use super::run::{Data, Harness};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, sys};
 use metric_kernels::engine::cuda::{Tile, available};
@@ -100,16 +99,8 @@ impl Harness for Cuda {
     }
 }
 
-/// Whether the whole table is asked for: `METRIC_KERNELS_FULL_TABLE=1`, for real devices.
+/// Whether the forced tiles are to go through the whole table too, which takes an interpreter of
+/// kernels many minutes: `METRIC_KERNELS_FULL_TABLE=1`, for real devices.
 pub fn full_table() -> bool {
     std::env::var("METRIC_KERNELS_FULL_TABLE").is_ok_and(|value| value == "1")
-}
-
-/// The cases of one part that an interpreter of kernels can run in seconds, or all of them.
-pub fn affordable(which: Part) -> Vec<Case> {
-    let mut cases = part(which);
-    if !full_table() {
-        cases.retain(|case| case.cost() <= 129 * 129 * 100);
-    }
-    cases
 }
