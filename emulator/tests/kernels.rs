@@ -242,7 +242,8 @@ fn sums_histograms_and_compaction() {
         let kept = m.download(count, 1, i32::from_le_bytes)[0] as usize;
         assert_eq!(kept, want.len());
         let mut got = m.download(out, kept, i32::from_le_bytes);
-        (got.sort(), want.sort());
+        got.sort();
+        want.sort();
         assert_eq!(got, want);
     });
 }
