@@ -2,36 +2,13 @@
 
 mod common;
 
-use common::cases::{Part, table};
+use common::cases::assorted;
 use common::cuda::Cuda;
-use common::problem::{Named, Problem, Random};
+use common::problem::Problem;
 use common::run::{Outputs, forward_backward, loss_and_gradients};
-use metric_kernels::{DType, Weighting};
 
 fn problems() -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for loss in Named::ALL {
-        for (n, m, shared) in [(150, 100, false), (60, 260, false), (133, 133, true)] {
-            let mut random = Random::new(problems.len() as u64);
-            let (labels, cols) = (random.labels(n, 9), random.labels(m, 9));
-            let mut problem = Problem::new(loss, 10.0, (n, m, 12));
-            problem.normalize = true;
-            problem.dtype = [DType::F32, DType::F16, DType::Bf16][problems.len() % 3];
-            if shared {
-                problem = problem.with_labels(&labels, &labels);
-                problem.y = None;
-            } else if loss == Named::InstanceCrossEntropy {
-                problem = problem.with_labels(&labels, &cols);
-                problem.weighting = Weighting::AnchorNormalized;
-            }
-            random.embeddings(&mut problem);
-            let dtype = problem.dtype;
-            problems.push(problem.rounded_to(dtype));
-        }
-    }
-    let some = table().into_iter().filter(|case| case.part == Part::Options).step_by(31);
-    problems.extend(some.map(|case| case.problem));
-    problems
+    assorted([(150, 100, false), (60, 260, false), (133, 133, true)], 12, 9, 31)
 }
 
 fn all(cuda: &mut Cuda, problems: &[Problem]) -> Vec<Vec<u32>> {

@@ -3,37 +3,13 @@
 
 mod common;
 
-use common::cases::{Part, table};
-use common::problem::{Named, Problem, Random};
+use common::cases::assorted;
+use common::problem::Problem;
 use common::run::{Cpu, Outputs, forward_backward, loss_and_gradients};
-use metric_kernels::{DType, Weighting};
 
 /// Problems large enough for many tiles and threads, and some of the table.
 fn problems() -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for loss in Named::ALL {
-        for (n, m, shared) in [(700, 300, false), (300, 1100, false), (600, 600, true)] {
-            let mut random = Random::new(problems.len() as u64);
-            let labels = random.labels(n, 30);
-            let cols = random.labels(m, 30);
-            let mut problem = Problem::new(loss, 10.0, (n, m, 24));
-            problem.normalize = true;
-            problem.dtype = [DType::F32, DType::F16, DType::Bf16][problems.len() % 3];
-            if shared {
-                problem = problem.with_labels(&labels, &labels);
-                problem.y = None;
-            } else if loss == Named::InstanceCrossEntropy {
-                problem = problem.with_labels(&labels, &cols);
-                problem.weighting = Weighting::AnchorNormalized;
-            }
-            random.embeddings(&mut problem);
-            let dtype = problem.dtype;
-            problems.push(problem.rounded_to(dtype));
-        }
-    }
-    let some = table().into_iter().filter(|case| case.part == Part::Options).step_by(11);
-    problems.extend(some.map(|case| case.problem));
-    problems
+    assorted([(700, 300, false), (300, 1100, false), (600, 600, true)], 24, 30, 11)
 }
 
 fn both(cpu: &mut Cpu, problem: &Problem) -> [Outputs; 2] {

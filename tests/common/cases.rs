@@ -100,6 +100,39 @@ pub fn part(part: Part) -> Vec<Case> {
     table().into_iter().filter(|case| case.part == part).collect()
 }
 
+/// Problems for tests of determinism: every loss at each of three shapes (n, m, shared), with
+/// embeddings of `d`, labels of `classes`, options and element types by turns; and every `step`th
+/// combination of options of the table.
+pub fn assorted(
+    shapes: [(usize, usize, bool); 3],
+    d: usize,
+    classes: usize,
+    step: usize,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for loss in Named::ALL {
+        for (n, m, shared) in shapes {
+            let mut random = Random::new(problems.len() as u64);
+            let (labels, cols) = (random.labels(n, classes), random.labels(m, classes));
+            let mut problem = Problem::new(loss, 10.0, (n, m, d));
+            problem.normalize = true;
+            problem.dtype = [DType::F32, DType::F16, DType::Bf16][problems.len() % 3];
+            if shared {
+                problem = problem.with_labels(&labels, &labels);
+                problem.y = None;
+            } else if loss == Named::InstanceCrossEntropy {
+                problem = problem.with_labels(&labels, &cols);
+                problem.weighting = Weighting::AnchorNormalized;
+            }
+            random.embeddings(&mut problem);
+            let dtype = problem.dtype;
+            problems.push(problem.rounded_to(dtype));
+        }
+    }
+    problems.extend(part(Part::Options).into_iter().step_by(step).map(|case| case.problem));
+    problems
+}
+
 fn case(part: Part, problem: Problem, why: &str) -> Case {
     let &Problem { loss, n, m, d, scale, weighting, reduction, normalize, dtype, .. } = &problem;
     let name = format!(
