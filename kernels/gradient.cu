@@ -1,29 +1,63 @@
 // Program: one panel of the gradient with respect to the similarities, G (rows x m), a few rows of
 // the n x m matrix at a time.
 //
-// weights: S tiles of the panel's rows, turned into weights, written once as f32; and per tile the
-//          sum of (S - M) G, for the gradient of the scale. Either may be left out.
+// weights:       S tiles of the panel's rows, turned into weights; and per tile the sum of
+//                (S - M) G, for the gradient of the scale. Either may be left out. simt keeps them
+//                in f32; sm80 in 16 bits, or twice that, times the factors of both embeddings, as
+//                the operand of the products to come (epilogue/panel.cuh).
+// exponentials:  the weights of all negatives before their one group's log-sum-exp is known: each
+//                tile relative to its own largest similarity, which becomes its level, with what the
+//                tile adds to the group; and the similarities of the positives. With it, a loss and
+//                its gradients are three products instead of four.
 //
 // Grid: x = row tiles of the panel x column tiles; block = row tile * column tiles + column tile.
 // Block: Tile::THREADS threads.
 
 #include "epilogue/pairs.cuh"
+#include "epilogue/panel.cuh"
 #include "epilogue/store.cuh"
 #include "epilogue/terms.cuh"
 #include "epilogue/weights.cuh"
 #include "reduce.cuh"
 #include "tile/simt.cuh"
+#include "tile/sm80.cuh"
 
 using namespace epilogue;
 using tile::Layout;
 using tile::Operand;
 
+// Shared memory once the product is done with it.
+template <class Tile>
+struct Scratch {
+    double2 sums[Tile::THREADS];
+    float maxima[2][Tile::THREADS / 32];
+};
+
+// Both embeddings' factors: what is stored is the operand of products with embeddings as they lie.
+template <class Tile>
+__device__ __forceinline__ void apply_factors(Tile& tile, const Operand& x, const Operand& y,
+                                              const Pairs& pairs, unsigned i0, unsigned j0) {
+    if (!x.factor) return;
+    float right[Tile::COLUMNS];
+#pragma unroll
+    for (int c = 0; c < Tile::COLUMNS; ++c)
+        right[c] = y.factor[min(j0 + Tile::column(c), pairs.columns - 1)];
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        const float left = x.factor[min(i0 + Tile::row(r), pairs.rows - 1)];
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c) tile.put(r, c, tile.at(r, c) * (left * right[c]));
+    }
+}
+
 template <class Tile>
 __device__ __forceinline__ void weights(const Operand& x, const Operand& y, unsigned depth,
                                         const Pairs& pairs, unsigned first_row, unsigned end_row,
                                         const Coefficients& rows, const float* scale,
-                                        const Output& panel, double* moments) {
+                                        const Panel& panel, double* moments) {
     __shared__ typename Tile::Storage storage;
+    static_assert(sizeof(Scratch<Tile>) <= sizeof(storage), "used one after the other");
+    Scratch<Tile>& scratch = reinterpret_cast<Scratch<Tile>&>(storage);
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
     const unsigned i0 = first_row + blockIdx.x / across * Tile::SIDE;
     const unsigned j0 = blockIdx.x % across * Tile::SIDE;
@@ -31,24 +65,126 @@ __device__ __forceinline__ void weights(const Operand& x, const Operand& y, unsi
     tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, end_row, y, j0, pairs.columns, 0,
                                                          depth, storage);
     const float moment = weigh(tile, pairs, i0, j0, rows, *scale * LOG2E);
-    if (panel.data) store(tile, panel, i0 - first_row, j0, 1.0f, false);
+    if (panel.data) {
+        if constexpr (Tile::LEVELS) {
+            apply_factors(tile, x, y, pairs, i0, j0);
+            if (panel.levels) {
+                const float exponent = raise(tile, scratch.maxima[0]);
+                if (threadIdx.x == 0) panel.levels[blockIdx.x] = Level{0.0f, exponent};
+            }
+            store(tile, panel, i0 - first_row, j0);
+        } else {
+            const Output out{static_cast<float*>(panel.data), panel.stride, panel.rows,
+                             panel.columns};
+            store(tile, out, i0 - first_row, j0, Plainly{1.0f, false});
+        }
+    }
     if (moments) {
-        __shared__ double shared[Tile::THREADS];
-        const double sum = reduce::block(static_cast<double>(moment), shared,
+        auto& sums = reinterpret_cast<double(&)[Tile::THREADS]>(scratch.sums);
+        const double sum = reduce::block(static_cast<double>(moment), sums,
                                          [](double a, double b) { return a + b; });
         if (threadIdx.x == 0) moments[blockIdx.x] = sum;
     }
 }
 
-// Parameters: x is n x depth, y is m x depth; first_row a multiple of Tile::SIDE, end_row the end of
-// the panel; pairs as in stats.cu; rows: coefficients of all n rows; scale one f32;
-// panel: (end_row - first_row) x m, or data null; moments: one f64 a block, or null.
+// What a tile adds to the group of all negatives: its largest similarity M, Z = sum of
+// exp(s (S - M)), and the sum of (S - M) exp(s (S - M)). Twin of launch::TileSums.
+struct TileSums {
+    float* maximum;
+    float* sum;
+    double* moment;
+};
+
+template <class Tile>
+__device__ __forceinline__ void exponentials(const Operand& x, const Operand& y, unsigned depth,
+                                             const Pairs& pairs, unsigned first_row,
+                                             unsigned end_row, const float* scale,
+                                             const Panel& panel, const TileSums& sums,
+                                             float* positive) {
+    __shared__ typename Tile::Storage storage;
+    static_assert(sizeof(Scratch<Tile>) <= sizeof(storage), "used one after the other");
+    Scratch<Tile>& scratch = reinterpret_cast<Scratch<Tile>&>(storage);
+    const float scale2 = *scale * LOG2E;
+    const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
+    const unsigned i0 = first_row + blockIdx.x / across * Tile::SIDE;
+    const unsigned j0 = blockIdx.x % across * Tile::SIDE;
+    Tile tile;
+    tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, end_row, y, j0, pairs.columns, 0,
+                                                         depth, storage);
+    Cells<Tile> cells;
+    const bool plain = all_negative<Tile>(pairs, i0, j0);
+    if (!plain) cells.classify(pairs, i0, j0);
+    float top = -INFINITE;
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c) {
+            const float similarity = tile.at(r, c);
+            if (!plain && cells.positive.get(r, c)) positive[i0 + Tile::row(r)] = similarity;
+            if (plain || cells.negative.get(r, c)) top = fmaxf(top, similarity);
+        }
+    top = block_maximum<Tile::THREADS>(top, scratch.maxima[0]);
+    // Without a negative any reference will do.
+    const float reference = top == -INFINITE ? 0.0f : top;
+    float sum = 0.0f, moment = 0.0f;
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c) {
+            const float similarity = tile.at(r, c);
+            const float below = similarity - reference;
+            float weight = ptx::ex2(scale2 * below);
+            if (!plain && !cells.negative.get(r, c)) weight = 0.0f;
+            // What is not finite makes the sum NaN, also where it is masked.
+            sum = fmaf(similarity, 0.0f, sum) + weight;
+            moment = fmaf(below, weight, moment);
+            tile.put(r, c, weight);
+        }
+    apply_factors(tile, x, y, pairs, i0, j0);
+    float exponent = top == -INFINITE ? -INFINITE : 0.0f;
+    if (Tile::Element::NARROW) exponent = raise(tile, scratch.maxima[1]);
+    store(tile, panel, i0 - first_row, j0);
+    const double2 all =
+        reduce::block(make_double2(sum, moment), scratch.sums, [](double2 a, double2 b) {
+            return make_double2(a.x + b.x, a.y + b.y);
+        });
+    if (threadIdx.x == 0) {
+        panel.levels[blockIdx.x] = Level{reference, exponent};
+        sums.maximum[blockIdx.x] = top;
+        sums.sum[blockIdx.x] = all.x;
+        sums.moment[blockIdx.x] = all.y;
+    }
+}
+
+// Parameters of both: x is n x depth, y is m x depth; first_row a multiple of Tile::SIDE, end_row the
+// end of the panel; pairs as in stats.cu; scale one f32; panel: (end_row - first_row) x m.
+// weights: rows: coefficients of all n rows; panel.data may be null; panel.levels one a block for
+// sm80_f16, else null; moments: one f64 a block, or null.
+// exponentials: INDEXED; panel.levels and sums one a block; positive: n, written where a positive
+// exists.
 #define WEIGHTS(NAME, TILE, BLOCKS)                                                               \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) weights_##NAME(           \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, unsigned end_row,  \
-        Coefficients rows, const float* scale, Output panel, double* moments) {                   \
+        Coefficients rows, const float* scale, Panel panel, double* moments) {                    \
         weights<TILE>(x, y, depth, pairs, first_row, end_row, rows, scale, panel, moments);       \
     }
 
+#define EXPONENTIALS(NAME, TILE, BLOCKS)                                                          \
+    extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) exponentials_##NAME(      \
+        Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, unsigned end_row,  \
+        const float* scale, Panel panel, TileSums sums, float* positive) {                        \
+        exponentials<TILE>(x, y, depth, pairs, first_row, end_row, scale, panel, sums, positive); \
+    }
+
+#define WEIGHTS_SM80(NAME, ELEMENT)                               \
+    using NAME##_Large = tile::Sm80Large<ELEMENT, Layout::DEPTH>; \
+    using NAME##_Small = tile::Sm80Small<ELEMENT, Layout::DEPTH>; \
+    WEIGHTS(NAME##_128, NAME##_Large, 2)                          \
+    WEIGHTS(NAME##_32, NAME##_Small, 8)                           \
+    EXPONENTIALS(NAME##_128, NAME##_Large, 2)                     \
+    EXPONENTIALS(NAME##_32, NAME##_Small, 8)
+
 WEIGHTS(simt128, tile::Large, 2)
 WEIGHTS(simt32, tile::Small, 8)
+WEIGHTS_SM80(sm80_f16, tile::Half)
+WEIGHTS_SM80(sm80_bf16, tile::Brain)

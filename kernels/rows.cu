@@ -2,6 +2,7 @@
 // passes over tiles: merging of partial results in a fixed order, the loss, coefficients.
 // What is O(n) is computed in f64.
 
+#include "epilogue/levels.cuh"
 #include "epilogue/pairs.cuh"
 #include "epilogue/store.cuh"
 #include "epilogue/terms.cuh"
@@ -59,27 +60,31 @@ struct Unit {
     float inverse;
 };
 
+// 2^-floor(log2 m), m the row's largest magnitude, away from the ends where it has no inverse. All
+// lanes of the warp get it.
+__device__ __forceinline__ float row_power(const Operand& x, long long row, unsigned depth) {
+    const long long start = row * x.stride;
+    float top = 0.0f;
+    for (unsigned k = threadIdx.x % 32; k < depth; k += 32)
+        top = fmaxf(top, fabsf(element(x, start + k)));
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2) top = fmaxf(top, ptx::shuffle_xor(top, mask));
+    const unsigned exponent = min(max(__float_as_uint(top) >> 23, 2u), 252u);
+    return __uint_as_float((254u - exponent) << 23);
+}
+
 __device__ __forceinline__ Unit unit(const Operand& x, long long row, unsigned depth, float eps) {
     const unsigned lane = threadIdx.x % 32;
     const long long start = row * x.stride;
-    float top = 0.0f, poison = 0.0f;
+    const float power = row_power(x, row, depth);
+    float sum = 0.0f, poison = 0.0f;
     for (unsigned k = lane; k < depth; k += 32) {
-        const float value = element(x, start + k);
-        top = fmaxf(top, fabsf(value));
-        poison = fmaf(value, 0.0f, poison);
-    }
-#pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2) top = fmaxf(top, ptx::shuffle_xor(top, mask));
-    poison = warp_sum(poison);
-    // 2^-floor(log2 top) from the exponent's bits, away from the ends where it has no inverse.
-    const unsigned exponent = min(max(__float_as_uint(top) >> 23, 2u), 252u);
-    const float power = __uint_as_float((254u - exponent) << 23);
-    float sum = 0.0f;
-    for (unsigned k = lane; k < depth; k += 32) {
-        const float value = element(x, start + k) * power;
+        const float whole = element(x, start + k);
+        poison = fmaf(whole, 0.0f, poison);
+        const float value = whole * power;
         sum = fmaf(value, value, sum);
     }
-    const float norm = sqrtf(warp_sum(sum)) + poison;
+    const float norm = sqrtf(warp_sum(sum)) + warp_sum(poison);
     // The norm itself is norm / power; it may overflow, and is then above eps all the same.
     if (norm / power <= eps) return Unit{0.0f, 0.0f};
     return Unit{power, 1.0f / norm};
@@ -114,6 +119,64 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         out.data[row * out.stride + k] =
             scale.power == 0.0f ? 0.0f
                                 : fmaf(-u, dot, gradient[k]) * scale.inverse * scale.power;
+    }
+}
+
+// ---- Embeddings as 16-bit operands ---------------------------------------------------------------
+
+// Where they go: rows aligned to 16 bytes, in the form of tile/operand.cuh. Twin of launch::Prepared.
+struct Prepared {
+    unsigned short* data;
+    long long stride;  // in elements
+    long long low;     // where the second part lies, or 0 for none
+    int type;          // F16 or BF16
+    int normalize;     // whether rows stand for unit rows
+    float* factor;     // of every row; null: rows are copied as they are
+};
+
+// The binade that a row's largest element is brought to, in IEEE binary16: half of its range above,
+// so that products do not overflow f32; the rest below, for small elements.
+constexpr float F16_ROW = 1024.0f;
+
+// Copies rows into 16 bits. With factors, a row is multiplied by a power of two, so that its largest
+// element has a fixed binade whatever its size, and the factor takes that back; and divides by the
+// row's norm where unit rows are meant. Grid: ceil(rows / 8), a warp a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    prepare(Operand x, unsigned rows, unsigned depth, float eps, Prepared out) {
+    const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
+    if (row >= rows) return;
+    float power = 1.0f, after = 1.0f;
+    if (out.factor) {
+        const float raise = out.type == tile::F16 ? F16_ROW : 1.0f;
+        float factor;
+        if (out.normalize) {
+            const Unit scale = unit(x, row, depth, eps);
+            power = scale.power;
+            factor = scale.inverse;
+        } else {
+            power = row_power(x, row, depth);
+            factor = 1.0f / power;
+        }
+        // One after the other: their product may lie outside f32's range.
+        after = raise;
+        if (threadIdx.x % 32 == 0) out.factor[row] = factor / raise;
+    }
+    for (unsigned k = threadIdx.x % 32; k < depth; k += 32) {
+        const float value = element(x, row * x.stride + k) * power * after;
+        const long long to = row * out.stride + k;
+        if (out.type == tile::BF16) {
+            const unsigned short high = ptx::f32_to_bf16(value);
+            out.data[to] = high;
+            if (out.low)
+                out.data[out.low + to] =
+                    ptx::f32_to_bf16((value - ptx::bf16_to_f32(high)) / tile::LOW_UNIT);
+        } else {
+            const unsigned short high = ptx::f32_to_f16(value);
+            out.data[to] = high;
+            if (out.low)
+                out.data[out.low + to] =
+                    ptx::f32_to_f16((value - ptx::f16_to_f32(high)) / tile::LOW_UNIT);
+        }
     }
 }
 
@@ -206,6 +269,86 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     out[i] = z == 0.0 ? -INFINITE : static_cast<float>(s * maximum[i] + log(z));
 }
 
+// ---- Levels and groups of a panel's tiles --------------------------------------------------------
+
+// The highest level of every row of tiles. tiles: [down][across]; unit: one f32, or null for 0.
+// Grid: ceil(down / 8), a warp a row of tiles.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    row_levels(const Level* tiles, unsigned down, unsigned across, const float* unit,
+               Level* rows) {
+    const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
+    if (row >= down) return;
+    const float units = unit ? *unit : 0.0f;
+    Level top = no_level();
+    for (unsigned j = threadIdx.x % 32; j < across; j += 32)
+        top = higher(top, tiles[row * across + j], units);
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2) {
+        const Level other{ptx::shuffle_xor(top.reference, mask),
+                          ptx::shuffle_xor(top.exponent, mask)};
+        // The same choice in both lanes of a pair.
+        top = threadIdx.x & mask ? higher(other, top, units) : higher(top, other, units);
+    }
+    if (threadIdx.x % 32 == 0) rows[row] = top;
+}
+
+// The highest level of every column of tiles, and of what came before it (null for nothing).
+// Grid: ceil(across / 256).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    column_levels(const Level* tiles, unsigned down, unsigned across, const float* unit,
+                  const Level* before, Level* after) {
+    const long long column = thread_index();
+    if (column >= across) return;
+    const float units = unit ? *unit : 0.0f;
+    Level top = before ? before[column] : no_level();
+    for (unsigned i = 0; i < down; ++i)
+        top = higher(top, tiles[static_cast<long long>(i) * across + column], units);
+    after[column] = top;
+}
+
+// s log2(e), the unit of levels whose references are similarities. Grid 1, block 1.
+extern "C" __global__ void level_unit(const float* scale, float* unit) { *unit = *scale * LOG2E; }
+
+// What gradient.cu's `exponentials` found, of many tiles: M, Z, and the sum of (S - M) exp(s (S - M)).
+struct Moments {
+    float maximum;
+    double sum;
+    double moment;
+};
+
+__device__ __forceinline__ Moments merge(const Moments& a, const Moments& b, double scale) {
+    // Without negatives M is -inf, and must not meet another infinity.
+    if (a.sum == 0.0) return b;
+    if (b.sum == 0.0) return a;
+    const float top = fmaxf(a.maximum, b.maximum);
+    const double below_a = static_cast<double>(a.maximum) - top;
+    const double below_b = static_cast<double>(b.maximum) - top;
+    const double share_a = exp(scale * below_a), share_b = exp(scale * below_b);
+    return Moments{top, share_a * a.sum + share_b * b.sum,
+                   share_a * (a.moment + below_a * a.sum) +
+                       share_b * (b.moment + below_b * b.sum)};
+}
+
+// Every row of tiles together, in a fixed tree. tile_*: [down][across]. Grid: down.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    tile_groups(const float* tile_maximum, const float* tile_sum, const double* tile_moment,
+                unsigned across, const float* scale, float* maximum, float* sum, double* moment) {
+    __shared__ Moments shared[THREADS];
+    const double s = *scale;
+    const long long first = static_cast<long long>(blockIdx.x) * across;
+    Moments all{-INFINITE, 0.0, 0.0};
+    for (unsigned j = threadIdx.x; j < across; j += THREADS)
+        all = merge(all, Moments{tile_maximum[first + j], tile_sum[first + j],
+                                 tile_moment[first + j]}, s);
+    all = reduce::block(all, shared,
+                        [s](const Moments& a, const Moments& b) { return merge(a, b, s); });
+    if (threadIdx.x == 0) {
+        maximum[blockIdx.x] = all.maximum;
+        sum[blockIdx.x] = all.sum;
+        moment[blockIdx.x] = all.moment;
+    }
+}
+
 // ---- Positives -----------------------------------------------------------------------------------
 
 // u = s (M - S) + ln Z of a positive; -inf without negatives. NaN stays.
@@ -275,10 +418,11 @@ __device__ __forceinline__ Totals add(const Totals& a, const Totals& b) {
     return Totals{a.loss + b.loss, top, weight, a.positives + b.positives, a.anchors + b.anchors};
 }
 
-// The totals of `chunk` rows a block, in a fixed tree. row_sum: Z of all n rows, whatever the scope:
-// a row that is not finite makes the loss NaN even if it has no positive. Grid: ceil(n / chunk).
+// The totals of `chunk` rows a block, in a fixed tree. row_sum: Z of all n rows, whatever the scope,
+// or with stride 0 of all of them together: a row that is not finite makes the loss NaN even if it
+// has no positive. Grid: ceil(n / chunk).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    totals(const Terms* terms, unsigned rows, unsigned chunk, const float* row_sum,
+    totals(const Terms* terms, unsigned rows, unsigned chunk, const float* row_sum, int row_stride,
            const float* maximum, const float* sum, int group_stride, const float* scale,
            Totals* partial) {
     __shared__ Totals shared[THREADS];
@@ -291,7 +435,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const double z = sum[row * group_stride];
         const double weight = log_weight(found, maximum[row * group_stride], z, s);
         const bool anchor = found.count != 0 && z != 0.0;
-        const double loss = found.loss + 0.0 * row_sum[row];
+        const double loss = found.loss + 0.0 * row_sum[row * row_stride];
         all = add(all, Totals{loss, weight, anchor ? 1.0 : 0.0, found.count, anchor});
     }
     all = reduce::block(all, shared, [](const Totals& a, const Totals& b) { return add(a, b); });
@@ -380,4 +524,69 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void scale_gradient(const double* total, const float* scale,
                                           const float* upstream, float* out) {
     *out = static_cast<float>(*total / *scale * *upstream);
+}
+
+// ---- The gradient in one pass (gradient.cu's `exponentials`) -------------------------------------
+
+// The sum of (S - M) G over all pairs: of the negatives from `groups` groups of them (tile_groups),
+// of the positives from their similarities, one a row. rows: coefficients, the same M and negative
+// factor in all of them. Grid 1.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    one_pass_moment(const float* group_maximum, const float* group_sum, const double* group_moment,
+                    unsigned groups, Pairs pairs, const float* positive, Coefficients rows,
+                    const float* scale, double* total) {
+    __shared__ double shared[THREADS];
+    const double s = *scale;
+    const float scale2 = *scale * LOG2E;
+    const float top = rows.maximum[0];
+    const double factor = rows.negative[0];
+    double sum = 0.0;
+    for (unsigned i = threadIdx.x; i < groups; i += THREADS) {
+        if (group_sum[i] == 0.0f) continue;
+        const double below = static_cast<double>(group_maximum[i]) - top;
+        sum += factor * exp(s * below) * (group_moment[i] + below * group_sum[i]);
+    }
+    for (unsigned row = threadIdx.x; row < pairs.rows; row += THREADS) {
+        if (positive_column(pairs, row) >= pairs.columns) continue;
+        const float similarity = positive[row];
+        sum += (static_cast<double>(similarity) - top) *
+               positive_weight(similarity, rows, row, scale2);
+    }
+    sum = reduce::block(sum, shared, [](double a, double b) { return a + b; });
+    if (threadIdx.x == 0) *total = sum;
+}
+
+// What the sums over negatives become once the group's log-sum-exp is known, and the positives'
+// part: out = upstream * (G_negative * out in its level / divisor + G_ii * other row i). `others`:
+// rows of `other`, which the positive pairs are on the diagonal with, times `other.factor`; level:
+// one for every `side` rows. Grid: ceil(out.rows / 8), a warp a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    one_pass_gradient(Output out, const Level* levels, unsigned side, const float* divisor,
+                      Operand other, unsigned others, const float* positive, Coefficients rows,
+                      const float* scale, const float* upstream) {
+    const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
+    if (row >= out.rows) return;
+    const float scale2 = *scale * LOG2E;
+    const Level level = levels[row / side];
+    float negative = 0.0f;
+    if (!empty(level))
+        negative = rows.negative[0] *
+                   ptx::ex2(fmaf(scale2, level.reference - rows.maximum[0], level.exponent));
+    if (divisor) negative = divisor[row] == 0.0f ? 0.0f : negative / divisor[row];
+    float own = 0.0f;
+    if (row < others) {
+        own = positive_weight(positive[row], rows, row, scale2);
+        if (other.factor) own *= other.factor[row];
+    }
+    float* line = out.data + row * out.stride;
+    for (unsigned k = threadIdx.x % 32; k < out.columns; k += 32) {
+        float value = negative * line[k];
+        if (row < others) {
+            const long long at = row * other.stride + k;
+            float embedding = element(other, at);
+            if (other.low) embedding = fmaf(tile::LOW_UNIT, element(other, other.low + at), embedding);
+            value = fmaf(own, embedding, value);
+        }
+        line[k] = *upstream * value;
+    }
 }

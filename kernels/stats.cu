@@ -6,14 +6,16 @@
 //         for labels, where a row may have many.
 //
 // Grid: x = row tiles x splits; block = row tile * splits + split. A block walks the column tiles
-// of its split, tiles_per_split of them. Results go to [split][row], every row written by one
-// thread of each split; rows.cu merges the splits in their order.
+// of its split, tiles_per_split of them. Results go to [split][part][row], every row written by one
+// thread of each of the PARTS that its tile engine deals a row to; rows.cu merges them in their
+// order.
 // Block: Tile::THREADS threads.
 
 #include "epilogue/log_sum_exp.cuh"
 #include "epilogue/pairs.cuh"
 #include "epilogue/terms.cuh"
 #include "tile/simt.cuh"
+#include "tile/sm80.cuh"
 
 using namespace epilogue;
 using tile::Layout;
@@ -66,14 +68,15 @@ __device__ __forceinline__ void stats(const Operand& x, const Operand& y, unsign
 #pragma unroll
                 for (int c = 0; c < Tile::COLUMNS; ++c) {
                     if (save && cells.positive.get(r, c))
-                        positive[i0 + Tile::row(r)] = tile.at(r, c);
+                        positive[ptx::opaque(i0) + Tile::row(r)] = tile.at(r, c);
                     if (!cells.negative.get(r, c)) tile.put(r, c, -INFINITE);
                 }
         }
         state.add(tile, scale2);
     }
-    const long long offset = static_cast<long long>(walk.split()) * pairs.rows;
-#pragma unroll 1
+    const long long offset =
+        static_cast<long long>(walk.split() * Tile::PARTS + Tile::part()) * pairs.rows;
+#pragma unroll(Tile::PARKS ? 1 : Tile::ROWS)
     for (int r = 0; r < Tile::ROWS; ++r) {
         float row_maximum, row_sum;
         state.row(r, scale2, row_maximum, row_sum);
@@ -144,16 +147,17 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
         });
         const unsigned row = i0 + Tile::row(r);
         if (Tile::row_leader() && row < pairs.rows)
-            partial[static_cast<long long>(walk.split()) * pairs.rows + row] = state[r];
+            partial[static_cast<long long>(walk.split() * Tile::PARTS + Tile::part()) *
+                        pairs.rows + row] = state[r];
     }
 }
 
 // Parameters of both: x is n x depth, y is m x depth, rows contiguous; scale one positive f32 (NaN
 // gives NaN).
-// stats: maximum, sum: [splits][n]; positive: n, written where a positive exists; may be null
+// stats: maximum, sum: [splits][PARTS][n]; positive: n, written where a positive exists; may be null
 // without INDEXED. Label and id ranges per SIDE of the tile.
 // terms: LABELED, ranges per 32; group_maximum, group_log2_sum: n with stride 1, or one with stride
-// 0; partial: [splits][n].
+// 0; partial: [splits][PARTS][n].
 #define STATS(NAME, TILE, BLOCKS)                                                                \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) stats_##NAME(            \
         Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,        \
@@ -161,14 +165,27 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
         stats<TILE>(x, y, depth, pairs, walk, scale, maximum, sum, positive);                    \
     }
 
+#define STATS_SM80(NAME, ELEMENT)                                                  \
+    using NAME##_Large = tile::Sm80Large<ELEMENT, Layout::DEPTH>;                  \
+    using NAME##_Small = tile::Sm80Small<ELEMENT, Layout::DEPTH>;                  \
+    STATS(NAME##_128, NAME##_Large, 2)                                             \
+    STATS(NAME##_32, NAME##_Small, 8)
+
 STATS(simt128, tile::Large, 2)
 STATS(simt32, tile::Small, 8)
+STATS_SM80(sm80_f16, tile::Half)
+STATS_SM80(sm80_bf16, tile::Brain)
 
 // Small tiles whatever the size: the fewer pairs a tile has, the more tiles have no positive.
-extern "C" __global__ void __launch_bounds__(tile::Small::THREADS, 8)
-    terms_simt32(Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,
-                 const float* group_maximum, const float* group_log2_sum, int group_stride,
-                 Terms* partial) {
-    terms<tile::Small>(x, y, depth, pairs, walk, scale, group_maximum, group_log2_sum, group_stride,
-                       partial);
-}
+#define TERMS(NAME, TILE)                                                                        \
+    extern "C" __global__ void __launch_bounds__(TILE::THREADS, 8) terms_##NAME(                 \
+        Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,        \
+        const float* group_maximum, const float* group_log2_sum, int group_stride,               \
+        Terms* partial) {                                                                        \
+        terms<TILE>(x, y, depth, pairs, walk, scale, group_maximum, group_log2_sum,              \
+                    group_stride, partial);                                                      \
+    }
+
+TERMS(simt32, tile::Small)
+TERMS(sm80_f16_32, sm80_f16_Small)
+TERMS(sm80_bf16_32, sm80_bf16_Small)

@@ -58,7 +58,7 @@ fn memory_can_be_given_back() {
 
 fn sixteen_bits<T: Element + common::run::Data>(cuda: &mut Cuda) {
     let problem = problem(Named::InBatchSoftmax, T::DTYPE);
-    let expected = Expected::of(&problem);
+    let expected = Expected::of(&problem, cuda.accuracy(T::DTYPE));
     let got = forward_backward(cuda, &problem, 1.0).unwrap();
     check(&problem, &expected, &got).unwrap();
 

@@ -4,7 +4,7 @@
 mod common;
 
 use common::cases::{Case, Part, SCALES, SIZES, table};
-use common::compare::{Expected, compare};
+use common::compare::{Accuracy, Expected, compare};
 
 use common::problem::{Named, Pair};
 use metric_kernels::{DType, Reduction};
@@ -68,7 +68,7 @@ fn tolerances_are_small_parts_of_the_answers() {
     let largest = |values: &[f64]| values.iter().fold(0.0_f64, |a, b| a.max(b.abs()));
     let mut parts: Vec<(f64, String)> = Vec::new();
     for case in table().iter().filter(|case| case.cost() < 10_000_000) {
-        let expected = Expected::of(&case.problem);
+        let expected = Expected::of(&case.problem, Accuracy::default());
         let exact = &expected.exact;
         if case.problem.count(Pair::Negative) == 0 {
             continue;

@@ -10,4 +10,9 @@ __device__ __forceinline__ unsigned opaque(unsigned value) {
     return value;
 }
 
+__device__ __forceinline__ float opaque(float value) {
+    asm volatile("" : "+f"(value));
+    return value;
+}
+
 }  // namespace ptx

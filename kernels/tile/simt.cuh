@@ -11,9 +11,14 @@
 //   SIDE, THREADS, ROWS, COLUMNS     the tile and the part of it that one thread holds
 //   row(r), column(c)                where in the tile the thread's rows and columns lie: the part
 //                                    is separable, so that per-row and per-column values are held
-//                                    once
+//                                    once; GROUP columns lie side by side, from a multiple of GROUP
 //   at(r, c), put(r, c, value)       an element
-//   row_reduce(value, op)            over the threads that share a row
+//   row_reduce(op)                   over the threads of a warp that share a row; they have one
+//                                    row_leader(). A row is spread over PARTS warps, this thread's
+//                                    being part()
+//   LEVELS                           whether its panels are of 16-bit Elements, with levels
+//   PARKS                            whether what a thread carries from tile to tile must leave the
+//                                    registers to the product
 //   Storage, multiply(...)           shared memory and the product
 #pragma once
 
@@ -32,6 +37,10 @@ struct Simt {
     static constexpr int DEPTH = 16;
     static constexpr int ACROSS = SIDE / EACH;
     static constexpr int THREADS = ACROSS * ACROSS;
+    static constexpr int GROUP = 4;
+    static constexpr int PARTS = 1;
+    static constexpr bool PARKS = true;
+    static constexpr bool LEVELS = false;
     // Every thread loads 8 consecutive elements of each operand per slice.
     static constexpr int PIECE = 8;
     static_assert(THREADS * PIECE == SIDE * DEPTH, "a slice is one piece a thread");
@@ -54,6 +63,7 @@ struct Simt {
     __device__ __forceinline__ static int column(int c) { return place(threadIdx.x % ACROSS, c); }
     __device__ __forceinline__ float at(int r, int c) const { return accumulator[r][c]; }
     __device__ __forceinline__ void put(int r, int c, float value) { accumulator[r][c] = value; }
+    __device__ __forceinline__ static int part() { return 0; }
     // Whether this thread answers for its rows after a row_reduce.
     __device__ __forceinline__ static bool row_leader() { return threadIdx.x % ACROSS == 0; }
 
@@ -137,7 +147,7 @@ struct Simt {
                 for (int j = 0; j < PIECE; ++j)
                     value[j] = ptx::bf16_to_f32(raw[j / 2] >> (j % 2 * 16));
             }
-            const int i = ptx::opaque(side()), k = ptx::opaque(depth());
+            const int i = ptx::opaque(unsigned(side())), k = ptx::opaque(unsigned(depth()));
             if (LAYOUT == Layout::DEPTH) {
 #pragma unroll
                 for (int j = 0; j < PIECE; ++j) slice[k + j][i ^ swizzle(k)] = value[j];

@@ -25,7 +25,10 @@
 //! dscale            (1/s)·Σ (|ΔG|·|S| + |G|·ε) + u·(√n + √m + 8)·|G·S|
 //! ```
 //!
-//! and results below f32's normal range may be flushed to zero. `tests/oracle.rs` asserts that the
+//! An engine that does not compute in f32 throughout says so ([`Accuracy`]): ε then has
+//! `products`·Σ_k |x_ik·y_jk| on top, and |ΔG| in dX and dY `weights`·|G| + `floor`·max |G|.
+//!
+//! Results below f32's normal range may be flushed to zero. `tests/oracle.rs` asserts that the
 //! tolerance of every case of the table is a small part of the answer, so that a wrong formula
 //! cannot hide in it.
 
@@ -39,6 +42,17 @@ pub const U: f64 = 1.0 / (1u32 << 24) as f64;
 /// The smallest normal f32.
 pub const TINY: f64 = f32::MIN_POSITIVE as f64;
 
+/// How an engine computes, where that is not f32: relative errors.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Accuracy {
+    /// Of a product of two elements.
+    pub products: f64,
+    /// Of a weight as an operand of the gradients' products.
+    pub weights: f64,
+    /// The same, of the largest weight of all.
+    pub floor: f64,
+}
+
 /// What is right, and how far one may be from it. For upstream = 1.
 pub struct Expected {
     pub exact: Answer<f64>,
@@ -49,10 +63,10 @@ pub struct Expected {
 }
 
 impl Expected {
-    pub fn of(problem: &Problem) -> Self {
+    pub fn of(problem: &Problem, accuracy: Accuracy) -> Self {
         let exact = oracle::exact(problem);
         let naive = oracle::naive(problem);
-        let rounding = rounding(problem, &exact);
+        let rounding = rounding(problem, &exact, accuracy);
         let d = problem.d;
         let rows = |exact: &[f64], naive: &[f32], rounding: &[f64]| {
             let mut tolerance = rounding.to_vec();
@@ -82,7 +96,7 @@ struct Rounding {
 }
 
 /// The second part of the tolerance; see the head of this file.
-fn rounding(problem: &Problem, exact: &Answer<f64>) -> Rounding {
+fn rounding(problem: &Problem, exact: &Answer<f64>, accuracy: Accuracy) -> Rounding {
     let &Problem { n, m, d, .. } = problem;
     let s = f64::from(problem.scale);
     let (root_n, root_m, root_d) = ((n as f64).sqrt(), (m as f64).sqrt(), (d as f64).sqrt());
@@ -90,7 +104,8 @@ fn rounding(problem: &Problem, exact: &Answer<f64>) -> Rounding {
     let abs = |values: &[f64]| values.iter().map(|value| value.abs()).collect::<Vec<f64>>();
     let (x_abs, y_abs) = (abs(x), abs(y));
 
-    let per_product = U * (root_d + 2.0) * if problem.normalize { 2.0 } else { 1.0 };
+    let per_product =
+        U * (root_d + 2.0) * if problem.normalize { 2.0 } else { 1.0 } + accuracy.products;
     let mut epsilon = vec![0.0; n * m];
     for i in 0..n {
         for j in 0..m {
@@ -173,15 +188,18 @@ fn rounding(problem: &Problem, exact: &Answer<f64>) -> Rounding {
     let (mut dx, mut dy) = (vec![TINY; n * d], vec![TINY; m * d]);
     let (mut dx_abs, mut dy_abs) = (vec![0.0; n * d], vec![0.0; m * d]);
     let mut dscale = 0.0;
+    let floor = accuracy.floor * weights.iter().fold(0.0, |top: f64, g| top.max(g.abs()));
     for i in 0..n {
         for j in 0..m {
             let at = i * m + j;
             let g = weights[at].abs();
+            // What the products' operand is off by.
+            let operand = gamma[at] + accuracy.weights * g + floor;
             dscale += gamma[at] * similarities[at].abs()
                 + g * epsilon[at]
                 + U * (root_n + root_m + 8.0) * g * similarities[at].abs();
-            let of_x = gamma[at] + U * (root_m + root_d + 8.0) * g;
-            let of_y = gamma[at] + U * (root_n + root_d + 8.0) * g;
+            let of_x = operand + U * (root_m + root_d + 8.0) * g;
+            let of_y = operand + U * (root_n + root_d + 8.0) * g;
             for k in 0..d {
                 dx[i * d + k] += of_x * y_abs[j * d + k];
                 dy[j * d + k] += of_y * x_abs[i * d + k];

@@ -1,14 +1,22 @@
 //! The CUDA engine for tests: opened where there is a driver, skipped loudly where there is none.
 
+use super::compare::Accuracy;
 use super::run::{Data, Harness};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, sys};
-use metric_kernels::engine::cuda::{Tile, available};
-use metric_kernels::{CudaEngine, Error, Kernels};
+use metric_kernels::engine::cuda::{Precision, Tile, TileEngine, available};
+use metric_kernels::{CudaEngine, DType, Error, Kernels};
 use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
 /// A CUDA engine on a stream of its own.
-pub struct Cuda(pub CudaEngine);
+pub struct Cuda(pub CudaEngine, Choice);
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    engine: TileEngine,
+    precision: Precision,
+}
 
 impl Cuda {
     /// `None` where there is no driver, having said so; with `METRIC_KERNELS_EXPECT_CUDA=1` that is
@@ -25,20 +33,36 @@ impl Cuda {
 
     /// On this stream.
     pub fn on(kernels: &Kernels, stream: &Arc<CudaStream>) -> Self {
-        Self(CudaEngine::new(kernels, stream.clone()).unwrap())
+        let choice = Choice { engine: TileEngine::Sm80, precision: Precision::Split };
+        Self(CudaEngine::new(kernels, stream.clone()).unwrap(), choice)
     }
 
-    /// Another engine on another stream of the same context.
+    /// Another engine on another stream of the same context, with the same arithmetic.
     pub fn another(&self) -> Self {
-        Self::open("").unwrap()
+        Self::open("").unwrap().with(self.1)
+    }
+
+    fn with(self, choice: Choice) -> Self {
+        let engine = self.0.with_tile_engine(choice.engine).with_precision(choice.precision);
+        Self(engine, choice)
     }
 
     pub fn with_tile(self, tile: Tile) -> Self {
-        Self(self.0.with_tile(Some(tile)))
+        Self(self.0.with_tile(Some(tile)), self.1)
+    }
+
+    pub fn with_tile_engine(self, engine: TileEngine) -> Self {
+        let choice = Choice { engine, ..self.1 };
+        self.with(choice)
+    }
+
+    pub fn with_precision(self, precision: Precision) -> Self {
+        let choice = Choice { precision, ..self.1 };
+        self.with(choice)
     }
 
     pub fn with_workspace_bound(self, bytes: usize) -> Self {
-        Self(self.0.with_workspace_bound(bytes))
+        Self(self.0.with_workspace_bound(bytes), self.1)
     }
 
     pub fn stream(&self) -> Arc<CudaStream> {
@@ -96,6 +120,28 @@ impl Harness for Cuda {
     }
     fn download<T: Data>(&mut self, vector: &CudaSlice<T>) -> Vec<T> {
         self.0.stream().clone_dtoh(vector).unwrap()
+    }
+
+    /// Half a unit in the last place of the operands' types, 2^-11 and 2^-8. Two f16 leave 2^-22 of
+    /// an element, and low * low out of a product. What the smallest f16 loses of a tile's largest
+    /// weight, raised to 2^14, is 2^-25 / 2^14; another 11 bits with two of them.
+    fn accuracy(&self, dtype: DType) -> Accuracy {
+        let two = |exponent: i32| 2f64.powi(exponent);
+        match (self.1.engine, dtype, self.1.precision) {
+            (TileEngine::Simt, ..) | (_, DType::F32, Precision::Full) => Accuracy::default(),
+            (_, DType::F32, Precision::Split) => {
+                Accuracy { products: 3.0 * two(-22), weights: two(-21), floor: two(-49) }
+            }
+            (_, DType::F32, Precision::Single) => {
+                Accuracy { products: 2.0 * two(-11), weights: two(-10), floor: two(-38) }
+            }
+            (_, DType::F16, _) => {
+                Accuracy { products: 0.0, weights: two(-11), floor: two(-38) }
+            }
+            (_, DType::Bf16, _) => {
+                Accuracy { products: 0.0, weights: two(-8), floor: two(-59) }
+            }
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub fn both_ways<H: Harness>(harness: &mut H, problem: &Problem) -> [Outputs; 2]
 /// Both ways give what the oracle gives.
 #[track_caller]
 pub fn assert_as_oracle<H: Harness>(harness: &mut H, problem: &Problem) {
-    let expected = Expected::of(problem);
+    let expected = Expected::of(problem, harness.accuracy(problem.dtype));
     for got in both_ways(harness, problem) {
         if let Err(message) = check(problem, &expected, &got) {
             panic!("{message}\n{problem:?}");

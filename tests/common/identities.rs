@@ -2,7 +2,7 @@
 //!
 //! Where similarities are given outright, x = S and y = I, so that dX is G itself.
 
-use super::compare::{Expected, U, compare, compare_number};
+use super::compare::{Accuracy, Expected, U, compare, compare_number};
 use super::oracle::{self, sigmoid, softplus, widen};
 use super::problem::{Named, Pair, Positives, Problem, Random};
 use super::run::{self, Harness};
@@ -40,7 +40,7 @@ impl Evaluator for Oracle {
     }
     fn slack(&mut self, problem: &Problem) -> Result {
         // float64 carries 29 bits more than f32 does.
-        let mut slack = slack_of_f32(problem);
+        let mut slack = slack_of(problem, Accuracy::default());
         let part = 1.0 / f64::from(1 << 24);
         for value in slack.dx.iter_mut().chain(&mut slack.dy) {
             *value *= part;
@@ -51,8 +51,8 @@ impl Evaluator for Oracle {
     }
 }
 
-fn slack_of_f32(problem: &Problem) -> Result {
-    let Expected { loss, dx, dy, dscale, exact } = Expected::of(problem);
+fn slack_of(problem: &Problem, accuracy: Accuracy) -> Result {
+    let Expected { loss, dx, dy, dscale, exact } = Expected::of(problem, accuracy);
     let plus = |tolerance: &[f64], exact: &[f64]| -> Vec<f64> {
         tolerance.iter().zip(exact).map(|(t, e)| t + U * e.abs()).collect()
     };
@@ -79,7 +79,7 @@ impl<H: Harness> Evaluator for H {
         }
     }
     fn slack(&mut self, problem: &Problem) -> Result {
-        slack_of_f32(problem)
+        slack_of(problem, self.accuracy(problem.dtype))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Runs one case through any engine: every call a trainer may make, against the oracle.
 
 use super::cases::Case;
-use super::compare::{Expected, Worst, compare, compare_number, same_bits};
+use super::compare::{Accuracy, Expected, Worst, compare, compare_number, same_bits};
 use super::oracle::Answer;
 use super::problem::{Named, Positives, Problem};
 use half::{bf16, f16};
@@ -20,6 +20,10 @@ pub trait Harness {
     fn engine(&mut self) -> &mut Self::Engine;
     fn upload<T: Data>(&mut self, data: &[T]) -> Self::Vector<T>;
     fn download<T: Data>(&mut self, vector: &Self::Vector<T>) -> Vec<T>;
+    /// How the engine computes on such elements.
+    fn accuracy(&self, _: DType) -> Accuracy {
+        Accuracy::default()
+    }
 }
 
 /// The device of a harness's engine.
@@ -262,7 +266,7 @@ pub const SENTINEL: f32 = f32::from_bits(0x7fc1_2345);
 
 /// Every call on one case. All differences, or the largest error as a part of its tolerance.
 pub fn run_case<H: Harness>(harness: &mut H, case: &Case) -> Result<f64, Vec<String>> {
-    let expected = Expected::of(&case.problem);
+    let expected = Expected::of(&case.problem, harness.accuracy(case.problem.dtype));
     with_dtype!(case.problem.dtype, T => run_typed::<H, T>(harness, case, &expected))
 }
 

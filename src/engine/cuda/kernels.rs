@@ -18,17 +18,26 @@ pub(super) struct Table {
     pub context: Arc<CudaContext>,
     pub device: String,
     pub multiprocessors: usize,
+    pub simt: ArithmeticKernels,
+    pub sm80_f16: ArithmeticKernels,
+    pub sm80_bf16: ArithmeticKernels,
+    pub rows: RowKernels,
+    pub add_splits: CudaFunction,
+}
+
+/// The kernels of one tile engine on one element type (kernels/tile/).
+pub(super) struct ArithmeticKernels {
     pub large: TileKernels,
     pub small: TileKernels,
     pub terms: CudaFunction,
-    pub rows: RowKernels,
-    pub add_splits: CudaFunction,
 }
 
 /// The kernels of one tile size (kernels/{stats,gradient,product}.cu).
 pub(super) struct TileKernels {
     pub stats: CudaFunction,
     pub weights: CudaFunction,
+    /// sm80's alone.
+    pub exponentials: Option<CudaFunction>,
     pub rows_rows: CudaFunction,
     pub rows_columns: CudaFunction,
     pub columns_columns: CudaFunction,
@@ -50,6 +59,13 @@ pub(super) struct RowKernels {
     pub coefficients: CudaFunction,
     pub sum_moments: CudaFunction,
     pub scale_gradient: CudaFunction,
+    pub prepare: CudaFunction,
+    pub row_levels: CudaFunction,
+    pub column_levels: CudaFunction,
+    pub level_unit: CudaFunction,
+    pub tile_groups: CudaFunction,
+    pub one_pass_moment: CudaFunction,
+    pub one_pass_gradient: CudaFunction,
 }
 
 impl Kernels {
@@ -67,12 +83,21 @@ impl Kernels {
         let (rows, stats, gradient, product) =
             (module("rows")?, module("stats")?, module("gradient")?, module("product")?);
         let tile = |name: &str| -> Result<TileKernels> {
+            let exponentials = name.starts_with("sm80").then(|| format!("exponentials_{name}"));
             Ok(TileKernels {
                 stats: stats.load_function(&format!("stats_{name}"))?,
                 weights: gradient.load_function(&format!("weights_{name}"))?,
+                exponentials: exponentials.map(|name| gradient.load_function(&name)).transpose()?,
                 rows_rows: product.load_function(&format!("rows_rows_{name}"))?,
                 rows_columns: product.load_function(&format!("rows_columns_{name}"))?,
                 columns_columns: product.load_function(&format!("columns_columns_{name}"))?,
+            })
+        };
+        let arithmetic = |name: &str| -> Result<ArithmeticKernels> {
+            Ok(ArithmeticKernels {
+                large: tile(&format!("{name}128"))?,
+                small: tile(&format!("{name}32"))?,
+                terms: stats.load_function(&format!("terms_{name}32"))?,
             })
         };
         let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
@@ -80,9 +105,9 @@ impl Kernels {
             context: context.clone(),
             device: context.name()?,
             multiprocessors: usize::try_from(context.attribute(count)?).unwrap_or(1).max(1),
-            large: tile("simt128")?,
-            small: tile("simt32")?,
-            terms: stats.load_function("terms_simt32")?,
+            simt: arithmetic("simt")?,
+            sm80_f16: arithmetic("sm80_f16_")?,
+            sm80_bf16: arithmetic("sm80_bf16_")?,
             rows: RowKernels {
                 scalar: rows.load_function("scalar")?,
                 normalize: rows.load_function("normalize")?,
@@ -98,6 +123,13 @@ impl Kernels {
                 coefficients: rows.load_function("coefficients")?,
                 sum_moments: rows.load_function("sum_moments")?,
                 scale_gradient: rows.load_function("scale_gradient")?,
+                prepare: rows.load_function("prepare")?,
+                row_levels: rows.load_function("row_levels")?,
+                column_levels: rows.load_function("column_levels")?,
+                level_unit: rows.load_function("level_unit")?,
+                tile_groups: rows.load_function("tile_groups")?,
+                one_pass_moment: rows.load_function("one_pass_moment")?,
+                one_pass_gradient: rows.load_function("one_pass_gradient")?,
             },
             add_splits: product.load_function("add_splits")?,
         })))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaFunction, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg};
 
-use super::kernels::{Table, TileKernels};
+use super::kernels::{ArithmeticKernels, Table, TileKernels};
 use crate::{DType, Error, Result};
 
 /// A device address; 0 where a kernel is to do without.
@@ -20,20 +20,122 @@ pub(super) struct Operand {
     pub stride: i64,
     dtype: i32,
     aligned: i32,
+    /// One f32 a row, by which products are multiplied; 0 for none.
+    pub factor: Address,
+    /// Where the second part of every element lies, in elements; 0 for none.
+    pub low: i64,
 }
 
 impl Operand {
     pub fn new(data: Address, stride: usize, dtype: DType) -> Self {
         let (number, size) = element(dtype);
-        let aligned = data.is_multiple_of(16) && (stride * size).is_multiple_of(16);
-        Self { data, stride: stride as i64, dtype: number, aligned: i32::from(aligned) }
+        let aligned = i32::from(aligned(data, stride * size));
+        Self { data, stride: stride as i64, dtype: number, aligned, factor: 0, low: 0 }
     }
 
-    /// The same matrix from this row on.
+    /// Whether every row starts at a multiple of 16 bytes.
+    pub fn is_aligned(&self) -> bool {
+        self.aligned != 0
+    }
+
+    /// The same matrix from this row on, as an operand whose rows have no factors.
     pub fn starting_at(self, row: usize) -> Self {
         let size = if self.dtype == element(DType::F32).0 { 4 } else { 2 };
-        Self { data: self.data + row as u64 * self.stride as u64 * size, ..self }
+        Self { data: self.data + row as u64 * self.stride as u64 * size, factor: 0, ..self }
     }
+}
+
+/// Whether rows `bytes` apart all start at multiples of 16.
+fn aligned(data: Address, bytes: usize) -> bool {
+    data.is_multiple_of(16) && bytes.is_multiple_of(16)
+}
+
+/// Twin of Prepared (kernels/rows.cu): embeddings as 16-bit operands.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prepared {
+    pub data: Address,
+    pub stride: i64,
+    pub low: i64,
+    dtype: i32,
+    normalize: i32,
+    pub factor: Address,
+}
+
+impl Prepared {
+    pub fn new(
+        data: Address,
+        stride: usize,
+        low: usize,
+        dtype: DType,
+        normalize: bool,
+        factor: Address,
+    ) -> Self {
+        let (stride, low) = (stride as i64, low as i64);
+        Self { data, stride, low, dtype: element(dtype).0, normalize: i32::from(normalize), factor }
+    }
+
+    /// As an operand.
+    pub fn operand(&self) -> Operand {
+        let Self { data, stride, low, dtype, factor, .. } = *self;
+        Operand { data, stride, dtype, aligned: 1, factor, low }
+    }
+}
+
+/// Twin of epilogue::Panel (kernels/epilogue/panel.cuh); for simt `data` is f32, for sm80 16-bit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Panel {
+    pub data: Address,
+    pub stride: i64,
+    pub low: i64,
+    pub levels: Address,
+    pub rows: u32,
+    pub columns: u32,
+}
+
+/// Bytes of epilogue::Level.
+pub(super) const LEVEL_BYTES: usize = 8;
+
+/// Twin of epilogue::Levels (kernels/epilogue/levels.cuh).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Levels {
+    pub tiles: Address,
+    pub results: Address,
+    pub before: Address,
+    pub unit: Address,
+    pub side: u32,
+    pub row_step: u32,
+    pub depth_step: u32,
+    pub relative: i32,
+}
+
+/// Twin of Mix (kernels/product.cu): what becomes of the sums of a product.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mix {
+    pub factor: Address,
+    pub divisor: Address,
+    pub levels: Levels,
+    accumulate: i32,
+    padding: u32,
+}
+
+impl Mix {
+    pub fn new(factor: Address, divisor: Address, levels: Levels, accumulate: bool) -> Self {
+        let accumulate = i32::from(accumulate);
+        Self { factor, divisor, levels, accumulate, padding: 0 }
+    }
+}
+
+/// Twin of TileSums (kernels/gradient.cu): f32, f32 and f64, one a tile.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TileSums {
+    pub maximum: Address,
+    pub sum: Address,
+    pub moment: Address,
 }
 
 /// A type's number in kernels, and its size.
@@ -154,8 +256,81 @@ unsafe impl DeviceRepr for Pairs {}
 unsafe impl DeviceRepr for Walk {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Coefficients {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Prepared {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Panel {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Mix {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for TileSums {}
 
-/// A size of the simt tile engine (kernels/tile/simt.cuh).
+/// What multiplies (kernels/tile/): chosen by [`CudaEngine`](super::CudaEngine) unless it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TileEngine {
+    /// `f32` fused multiply-adds: the readable specification, and the one that computes `f32` in
+    /// full.
+    Simt,
+    /// Tensor cores, by `mma.sync` on 16-bit elements with `f32` sums.
+    Sm80,
+}
+
+/// A tile engine and the elements it multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Arithmetic {
+    /// simt: whatever the elements, in f32.
+    F32,
+    /// sm80 on IEEE binary16; f32 comes as one or two of them.
+    F16,
+    /// sm80 on bfloat16.
+    Bf16,
+}
+
+impl Arithmetic {
+    /// The type of its operands, of panels too.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::Bf16,
+        }
+    }
+
+    fn kernels(self, table: &Table) -> &ArithmeticKernels {
+        match self {
+            Self::F32 => &table.simt,
+            Self::F16 => &table.sm80_f16,
+            Self::Bf16 => &table.sm80_bf16,
+        }
+    }
+}
+
+/// A tile engine with its elements, and a size: what kernels are instantiated for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    pub arithmetic: Arithmetic,
+    pub tile: Tile,
+}
+
+impl Kind {
+    fn kernels(self, table: &Table) -> &TileKernels {
+        let kernels = self.arithmetic.kernels(table);
+        match self.tile {
+            Tile::Large => &kernels.large,
+            Tile::Small => &kernels.small,
+        }
+    }
+
+    /// Into how many parts a row's statistics come (PARTS of the tile engine).
+    pub const fn parts(self) -> u32 {
+        match (self.arithmetic, self.tile) {
+            (Arithmetic::F16 | Arithmetic::Bf16, Tile::Large) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// A size of tile, of every tile engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tile {
     /// 128 × 128 elements, 256 threads: for full chips.
@@ -185,13 +360,6 @@ impl Tile {
         match self {
             Self::Large => 2,
             Self::Small => 8,
-        }
-    }
-
-    fn kernels(self, table: &Table) -> &TileKernels {
-        match self {
-            Self::Large => &table.large,
-            Self::Small => &table.small,
         }
     }
 }
@@ -303,11 +471,11 @@ impl Launcher<'_> {
         launch!(self, function, grid, THREADS, &keys, &count, &side, &ranges)
     }
 
-    /// `maximum`, `sum`: [splits][rows] f32; `positive`: rows f32, or 0 without [`INDEXED`].
-    /// Ranges per side of `tile`.
+    /// `maximum`, `sum`: [splits][parts][rows] f32; `positive`: rows f32, or 0 without
+    /// [`INDEXED`]. Ranges per side of the tile.
     pub unsafe fn stats(
         &self,
-        tile: Tile,
+        kind: Kind,
         x: Operand,
         y: Operand,
         depth: u32,
@@ -318,13 +486,13 @@ impl Launcher<'_> {
         sum: Address,
         positive: Address,
     ) -> Result<()> {
-        let function = &tile.kernels(self.table).stats;
-        let grid = (pairs.rows as usize).div_ceil(tile.side()) * walk.splits as usize;
+        let function = &kind.kernels(self.table).stats;
+        let grid = (pairs.rows as usize).div_ceil(kind.tile.side()) * walk.splits as usize;
         launch!(
             self,
             function,
             grid,
-            tile.threads(),
+            kind.tile.threads(),
             &x,
             &y,
             &depth,
@@ -340,6 +508,7 @@ impl Launcher<'_> {
     /// `partial`: [splits][rows] terms; [`LABELED`], ranges per side of [`Tile::Small`].
     pub unsafe fn terms(
         &self,
+        arithmetic: Arithmetic,
         x: Operand,
         y: Operand,
         depth: u32,
@@ -352,7 +521,7 @@ impl Launcher<'_> {
         let grid = (pairs.rows as usize).div_ceil(Tile::Small.side()) * walk.splits as usize;
         launch!(
             self,
-            &self.table.terms,
+            &arithmetic.kernels(self.table).terms,
             grid,
             Tile::Small.threads(),
             &x,
@@ -486,13 +655,13 @@ impl Launcher<'_> {
         )
     }
 
-    /// `partial`: ceil(rows / chunk) totals; `row_sum`: rows f32.
+    /// `partial`: ceil(rows / chunk) totals; `row_sum`: rows f32, or one with stride 0.
     pub unsafe fn totals(
         &self,
         terms: Address,
         rows: u32,
         chunk: u32,
-        row_sum: Address,
+        (row_sum, row_stride): (Address, i32),
         groups: Groups,
         scale: Address,
         partial: Address,
@@ -507,6 +676,7 @@ impl Launcher<'_> {
             &rows,
             &chunk,
             &row_sum,
+            &row_stride,
             &groups.maximum,
             &groups.sum,
             &groups.stride,
@@ -568,7 +738,7 @@ impl Launcher<'_> {
     /// block, see [`weight_blocks`], or 0. `first` is a multiple of the tile's side.
     pub unsafe fn weights(
         &self,
-        tile: Tile,
+        kind: Kind,
         x: Operand,
         y: Operand,
         depth: u32,
@@ -577,16 +747,16 @@ impl Launcher<'_> {
         end: u32,
         coefficients: Coefficients,
         scale: Address,
-        panel: Output,
+        panel: Panel,
         moments: Address,
     ) -> Result<()> {
-        let function = &tile.kernels(self.table).weights;
-        let grid = weight_blocks(tile, (end - first) as usize, pairs.columns as usize);
+        let function = &kind.kernels(self.table).weights;
+        let grid = weight_blocks(kind.tile, (end - first) as usize, pairs.columns as usize);
         launch!(
             self,
             function,
             grid,
-            tile.threads(),
+            kind.tile.threads(),
             &x,
             &y,
             &depth,
@@ -600,68 +770,221 @@ impl Launcher<'_> {
         )
     }
 
-    /// `out` = factor · A·Bᵀ, added to it where `accumulate`; A is out.rows × depth, B is
-    /// out.columns × depth, lying as `product` says; `factor` one f32, or 0 for 1. With more than
-    /// one split, `parts` holds splits × out.rows × out.columns f32.
+    /// Rows `first` to `end` of the negatives' weights into `panel`, each tile in its level; `sums`
+    /// and panel.levels one a block, see [`weight_blocks`]; `positive`: rows f32. sm80 alone.
+    pub unsafe fn exponentials(
+        &self,
+        kind: Kind,
+        x: Operand,
+        y: Operand,
+        depth: u32,
+        pairs: &Pairs,
+        first: u32,
+        end: u32,
+        scale: Address,
+        panel: Panel,
+        sums: TileSums,
+        positive: Address,
+    ) -> Result<()> {
+        let Some(function) = &kind.kernels(self.table).exponentials else {
+            unreachable!("planned for sm80 alone")
+        };
+        let grid = weight_blocks(kind.tile, (end - first) as usize, pairs.columns as usize);
+        launch!(
+            self,
+            function,
+            grid,
+            kind.tile.threads(),
+            &x,
+            &y,
+            &depth,
+            pairs,
+            &first,
+            &end,
+            &scale,
+            &panel,
+            &sums,
+            &positive,
+        )
+    }
+
+    /// `out` from A·Bᵀ as `mix` says; A is out.rows × depth, B is out.columns × depth, lying as
+    /// `product` says. With more than one split, `parts` holds splits × out.rows × out.columns f32.
     pub unsafe fn product(
         &self,
-        tile: Tile,
+        kind: Kind,
         product: Product,
         a: Operand,
         b: Operand,
         depth: u32,
         splits: Splits,
         parts: Address,
-        factor: Address,
-        accumulate: bool,
+        mix: Mix,
         out: Output,
     ) -> Result<()> {
-        let kernels = tile.kernels(self.table);
+        let kernels = kind.kernels(self.table);
         let function = match product {
             Product::RowsRows => &kernels.rows_rows,
             Product::RowsColumns => &kernels.rows_columns,
             Product::ColumnsColumns => &kernels.columns_columns,
         };
         let (rows, columns) = (out.rows as usize, out.columns as usize);
-        let tiles = rows.div_ceil(tile.side()) * columns.div_ceil(tile.side());
-        let grid = tiles * splits.count;
+        let side = kind.tile.side();
+        let grid = rows.div_ceil(side) * columns.div_ceil(side) * splits.count;
         let (count, split_depth) = (splits.count as u32, splits.depth as u32);
-        let accumulate = i32::from(accumulate);
         let part = (rows * columns) as i64;
-        let launch = |factor: Address, accumulate: i32, out: Output| -> Result<()> {
-            launch!(
-                self,
-                function,
-                grid,
-                tile.threads(),
-                &a,
-                &b,
-                &depth,
-                &count,
-                &split_depth,
-                &part,
-                &factor,
-                &accumulate,
-                &out,
-            )
+        let whole = out;
+        let out = match splits.count {
+            1 => out,
+            _ => Output { data: parts, stride: i64::from(out.columns), ..out },
         };
+        let threads = kind.tile.threads();
+        let launched: Result<()> = launch!(
+            self, function, grid, threads, &a, &b, &depth, &count, &split_depth, &part, &mix, &out,
+        );
         if splits.count == 1 {
-            return launch(factor, accumulate, out);
+            return launched;
         }
-        launch(0, 0, Output { data: parts, stride: i64::from(out.columns), ..out })?;
+        launched?;
         // Enough blocks for any chip; each takes its elements in turn.
         let grid = blocks(rows * columns).min(4096);
+        let function = &self.table.add_splits;
+        launch!(self, function, grid, THREADS, &parts, &count, &part, &mix, &whole)
+    }
+
+    /// `out` = the rows of `x` as 16-bit operands: rows × depth elements in each part, and rows f32
+    /// factors.
+    pub unsafe fn prepare(
+        &self,
+        x: Operand,
+        rows: u32,
+        depth: u32,
+        eps: f32,
+        out: Prepared,
+    ) -> Result<()> {
+        let grid = (rows as usize).div_ceil(WARPS);
+        launch!(self, &self.table.rows.prepare, grid, THREADS, &x, &rows, &depth, &eps, &out)
+    }
+
+    /// `rows`: `down` levels, the highest of each row of the down × across ones in `tiles`; `unit`
+    /// one f32, or 0.
+    pub unsafe fn row_levels(
+        &self,
+        tiles: Address,
+        down: u32,
+        across: u32,
+        unit: Address,
+        rows: Address,
+    ) -> Result<()> {
+        let grid = (down as usize).div_ceil(WARPS);
+        let function = &self.table.rows.row_levels;
+        launch!(self, function, grid, THREADS, &tiles, &down, &across, &unit, &rows)
+    }
+
+    /// `after`: `across` levels, the highest of each column of `tiles` and of `before` (or 0).
+    pub unsafe fn column_levels(
+        &self,
+        tiles: Address,
+        down: u32,
+        across: u32,
+        unit: Address,
+        before: Address,
+        after: Address,
+    ) -> Result<()> {
+        let grid = blocks(across as usize);
+        let function = &self.table.rows.column_levels;
+        launch!(self, function, grid, THREADS, &tiles, &down, &across, &unit, &before, &after)
+    }
+
+    /// `unit` = scale · log2 e; one f32 each.
+    pub unsafe fn level_unit(&self, scale: Address, unit: Address) -> Result<()> {
+        launch!(self, &self.table.rows.level_unit, 1, 1, &scale, &unit)
+    }
+
+    /// `tiles`, down × across of each, into `down` groups.
+    pub unsafe fn tile_groups(
+        &self,
+        tiles: TileSums,
+        down: u32,
+        across: u32,
+        scale: Address,
+        groups: TileSums,
+    ) -> Result<()> {
         launch!(
             self,
-            &self.table.add_splits,
+            &self.table.rows.tile_groups,
+            down as usize,
+            THREADS,
+            &tiles.maximum,
+            &tiles.sum,
+            &tiles.moment,
+            &across,
+            &scale,
+            &groups.maximum,
+            &groups.sum,
+            &groups.moment,
+        )
+    }
+
+    /// `total` (one f64) = Σ (S − M)·G over the negatives of `count` groups and the positives.
+    pub unsafe fn one_pass_moment(
+        &self,
+        groups: TileSums,
+        count: u32,
+        pairs: &Pairs,
+        positive: Address,
+        rows: Coefficients,
+        scale: Address,
+        total: Address,
+    ) -> Result<()> {
+        launch!(
+            self,
+            &self.table.rows.one_pass_moment,
+            1,
+            THREADS,
+            &groups.maximum,
+            &groups.sum,
+            &groups.moment,
+            &count,
+            pairs,
+            &positive,
+            &rows,
+            &scale,
+            &total,
+        )
+    }
+
+    /// `out`, sums over negatives in `levels` (one for every `side` rows), becomes the gradient.
+    /// `others` rows of `other` are the other halves of the positive pairs.
+    pub unsafe fn one_pass_gradient(
+        &self,
+        out: Output,
+        levels: Address,
+        side: u32,
+        divisor: Address,
+        other: Operand,
+        others: u32,
+        positive: Address,
+        rows: Coefficients,
+        scale: Address,
+        upstream: Address,
+    ) -> Result<()> {
+        let grid = (out.rows as usize).div_ceil(WARPS);
+        launch!(
+            self,
+            &self.table.rows.one_pass_gradient,
             grid,
             THREADS,
-            &parts,
-            &count,
-            &part,
-            &factor,
-            &accumulate,
             &out,
+            &levels,
+            &side,
+            &divisor,
+            &other,
+            &others,
+            &positive,
+            &rows,
+            &scale,
+            &upstream,
         )
     }
 

@@ -32,15 +32,31 @@ use crate::engine::{Engine, GradientsMut, Ids, Positives, Problem, sealed};
 use crate::loss::formula::Scope;
 use crate::matrix::{Cuda, Host, Matrix, MatrixMut, Scalar};
 use crate::ops::{NORM_EPS, check_dimension, check_shape};
-use crate::{Element, Error, Result};
-use launch::{Address, Launcher, Operand, Output, Pairs};
-use passes::{Gradients, Input, Pass, Planner, Saved, Shape, Wanted};
+use crate::{DType, Element, Error, Result};
+use launch::{Address, Arithmetic, Launcher, Operand, Output, Pairs};
+use passes::{Gradients, Input, Operands, Pass, Planner, Saved, Shape, Wanted};
 use workspace::{Pool, Slab};
 
 pub use kernels::Kernels;
-pub use launch::Tile;
+pub use launch::{Tile, TileEngine};
 pub use probe::{available, device_count};
 pub use workspace::Buffer;
+
+/// How `f32` embeddings are multiplied. 16-bit ones always are as they are, with `f32` sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// On tensor cores, every number as the sum of two IEEE binary16 ones and every product as three
+    /// of theirs: 22 bits, near `f32`'s own 24, relative to the largest element of a row. Rows are
+    /// scaled by powers of two first, so that their range is `f32`'s. Weights of pairs more than
+    /// 2⁻⁵⁰ below the largest of their 128 × 128 tile count as zero in the gradients.
+    #[default]
+    Split,
+    /// On tensor cores, every number rounded to IEEE binary16 after scaling its row by a power of
+    /// two: 11 bits, those of TF32, at a third of `Split`'s cost. For those who ask for it.
+    Single,
+    /// In `f32` throughout, without tensor cores.
+    Full,
+}
 
 /// Performs losses and primitives on a CUDA device, in the order of one stream.
 #[derive(Debug)]
@@ -53,6 +69,8 @@ pub struct CudaEngine {
     private: Arc<Pool>,
     slab: Slab,
     bound: usize,
+    precision: Precision,
+    tile_engine: TileEngine,
     tile: Option<Tile>,
 }
 
@@ -84,6 +102,8 @@ impl CudaEngine {
             stream,
             slab: Slab::default(),
             bound: usize::MAX,
+            precision: Precision::default(),
+            tile_engine: TileEngine::Sm80,
             tile: None,
         })
     }
@@ -133,22 +153,53 @@ impl CudaEngine {
     /// # Errors
     /// If no address space could hold it.
     pub fn workspace_needed(&self, n: usize, m: usize, d: usize) -> Result<usize> {
-        let everything = Shape {
-            n,
-            m,
-            d,
-            shared: false,
-            // An index takes memory where labels do not, and the reverse.
-            flags: launch::INDEXED | launch::LABELED | launch::IDS,
-            scope: Scope::Matrix,
-            normalize: true,
-        };
         let wanted = Wanted { x: true, y: true, scale: true };
-        match (Planner { bound: 0, ..self.planner() }).plan(&everything, true, Some(wanted)) {
-            Ok(plan) => Ok(plan.bytes),
-            Err(Error::WorkspaceTooSmall { needed, .. }) if needed < usize::MAX => Ok(needed),
-            Err(error) => Err(error),
+        let mut needed = 0;
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            let operands = self.operands(dtype, true, false, false);
+            let planner = Planner { bound: 0, ..self.planner(operands) };
+            for diagonal in [false, true] {
+                let everything = Shape {
+                    n,
+                    m,
+                    d,
+                    shared: false,
+                    diagonal,
+                    // An index takes memory where labels do not, and the reverse.
+                    flags: launch::INDEXED | launch::LABELED | launch::IDS,
+                    scope: Scope::Matrix,
+                    normalize: true,
+                };
+                // Forward and backward together, and each alone.
+                for (forward, backward) in
+                    [(true, Some(wanted)), (true, None), (false, Some(wanted))]
+                {
+                    needed = needed.max(match planner.plan(&everything, forward, backward) {
+                        Ok(plan) => plan.bytes,
+                        Err(Error::WorkspaceTooSmall { needed, .. }) if needed < usize::MAX => {
+                            needed
+                        }
+                        Err(error) => return Err(error),
+                    });
+                }
+            }
         }
+        Ok(needed)
+    }
+
+    /// How `f32` embeddings are multiplied; [`Precision::Split`] unless told otherwise.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Uses one tile engine; for tests and measurements. By default tensor cores wherever
+    /// [`Precision`] allows.
+    #[must_use]
+    pub fn with_tile_engine(mut self, tile_engine: TileEngine) -> Self {
+        self.tile_engine = tile_engine;
+        self
     }
 
     /// Uses one tile size whatever the shapes; for tests and measurements. By default the engine
@@ -171,9 +222,35 @@ impl CudaEngine {
         &self.stream
     }
 
-    fn planner(&self) -> Planner {
+    /// The one place that chooses a tile engine, and what embeddings have to become for it.
+    /// `aligned_*`: whether every row of that side starts at a multiple of 16 bytes.
+    fn operands(
+        &self,
+        dtype: DType,
+        normalize: bool,
+        aligned_x: bool,
+        aligned_y: bool,
+    ) -> Operands {
+        let arithmetic = match (self.tile_engine, dtype, self.precision) {
+            (TileEngine::Simt, ..) | (_, DType::F32, Precision::Full) => Arithmetic::F32,
+            (_, DType::Bf16, _) => Arithmetic::Bf16,
+            _ => Arithmetic::F16,
+        };
+        let full = arithmetic == Arithmetic::F32;
+        let converted = !full && dtype == DType::F32;
+        Operands {
+            arithmetic,
+            split: converted && self.precision == Precision::Split,
+            factors: !full && (converted || normalize),
+            prepare_x: normalize || converted || !(full || aligned_x),
+            prepare_y: normalize || converted || !(full || aligned_y),
+        }
+    }
+
+    fn planner(&self, operands: Operands) -> Planner {
         Planner {
             multiprocessors: self.kernels.table().multiprocessors,
+            operands,
             tile: self.tile,
             bound: self.bound,
         }
@@ -253,11 +330,15 @@ impl CudaEngine {
             y: out.y.is_some(),
             scale: out.scale.is_some(),
         });
-        let plan = self.planner().plan(&shape, loss.is_some(), wanted)?;
-        let base = self.slab.reserve(&self.stream, plan.bytes)?;
         let stream = self.stream.clone();
         let mut guards = Guards::new(&stream);
         let input = guards.input(problem, shape);
+        let plan = self.planner(self.operands_of::<T>(&input)).plan(
+            &shape,
+            loss.is_some(),
+            wanted,
+        )?;
+        let base = self.slab.reserve(&stream, plan.bytes)?;
         let loss = loss.map(|loss| guards.write(loss));
         let backward = backward.map(|(upstream, out)| {
             let upstream = guards.scalar(upstream);
@@ -269,14 +350,26 @@ impl CudaEngine {
         // SAFETY: the guards hold the caller's buffers, whose contexts and lengths were checked;
         // scratch memory and statistics have the planned sizes and are used by this stream alone.
         unsafe {
-            if let Some(loss) = loss {
-                pass.forward(loss)?;
-            }
-            if let Some((upstream, out)) = &backward {
-                pass.backward(*upstream, out)?;
+            match (loss, &backward) {
+                (Some(loss), Some((upstream, out))) if pass.plan.is_one_pass() => {
+                    pass.one_pass(loss, *upstream, out)?;
+                }
+                (loss, backward) => {
+                    if let Some(loss) = loss {
+                        pass.forward(loss)?;
+                    }
+                    if let Some((upstream, out)) = backward {
+                        pass.backward(*upstream, out)?;
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    fn operands_of<T: Element>(&self, input: &Input) -> Operands {
+        let (x, y) = (input.x.is_aligned(), input.y.is_aligned());
+        self.operands(T::DTYPE, input.shape.normalize, x, y)
     }
 
     fn statistics<T: Element>(&self, problem: &Problem<'_, Cuda, T>) -> Result<Statistics> {
@@ -314,6 +407,7 @@ fn shape<T: Element>(problem: &Problem<'_, Cuda, T>) -> Shape {
         m: problem.candidates().rows,
         d: problem.x.cols,
         shared: problem.shared(),
+        diagonal: matches!(problem.positives, Positives::Diagonal),
         flags,
         scope: problem.scope,
         normalize: problem.normalize,
@@ -392,6 +486,20 @@ impl<'a> Guards<'a> {
             scale: out.scale.map_or(0, |scale| self.write(scale)),
         }
     }
+}
+
+/// Two sets of embeddings of so many dimensions, every pair of theirs a negative one.
+fn every_pair(
+    (x, n): (Operand, usize),
+    (y, m): (Operand, usize),
+    d: usize,
+    scale: (f32, Address),
+    scope: Scope,
+) -> Input {
+    let shape =
+        Shape { n, m, d, shared: false, diagonal: false, flags: 0, scope, normalize: false };
+    let (weighting, reduction) = (crate::Weighting::Analytic, crate::Reduction::Sum);
+    Input { shape, x, y, pairs: Pairs::new(n, m), scale, weighting, reduction }
 }
 
 /// A view that can be handed to cudarc's generic functions.
@@ -520,11 +628,16 @@ impl Engine for CudaEngine {
         self.check_output("out", &out)?;
         let stream = self.stream.clone();
         let mut guards = Guards::new(&stream);
-        let (x, y, depth) = (guards.operand(x), guards.operand(y), x.cols);
+        let (n, m, d) = (x.rows, y.rows, x.cols);
+        let (x, y) = (guards.operand(x), guards.operand(y));
+        let input = every_pair((x, n), (y, m), d, (1.0, 0), Scope::Matrix);
+        let plan = self.planner(self.operands_of::<T>(&input)).similarity(&input.shape)?;
+        let base = self.slab.reserve(&stream, plan.bytes)?;
         let out = guards.output(out);
         let launch = Launcher { stream: &stream, table: self.kernels.table() };
-        // SAFETY: the guards hold the buffers, whose contexts and shapes were checked.
-        unsafe { passes::similarity(&launch, &self.planner(), x, y, depth, out) }
+        // SAFETY: the guards hold the buffers, whose contexts and shapes were checked; scratch
+        // memory has the planned size.
+        unsafe { plan.run(&launch, &input, base, out) }
     }
 
     fn log_sum_exp<T: Element>(
@@ -537,34 +650,18 @@ impl Engine for CudaEngine {
         self.check_pair(x, y)?;
         scale.check_scale()?;
         self.check_scalar("scale", scale)?;
-        let shape = Shape {
-            n: x.rows,
-            m: y.rows,
-            d: x.cols,
-            shared: false,
-            flags: 0,
-            scope,
-            normalize: false,
-        };
-        let plan = self.planner().log_sum_exp(&shape)?;
         let mut result = self.buffer(if scope == Scope::Row { x.rows } else { 1 })?;
-        let base = self.slab.reserve(&self.stream, plan.bytes)?;
         let stream = self.stream.clone();
         {
             let mut guards = Guards::new(&stream);
-            let input = Input {
-                shape,
-                x: guards.operand(x),
-                y: guards.operand(y),
-                pairs: Pairs::new(shape.n, shape.m),
-                scale: guards.scalar(scale),
-                weighting: crate::Weighting::Analytic,
-                reduction: crate::Reduction::Sum,
-            };
+            let (n, m, d) = (x.rows, y.rows, x.cols);
+            let (x, y, scale) = (guards.operand(x), guards.operand(y), guards.scalar(scale));
+            let input = every_pair((x, n), (y, m), d, scale, scope);
+            let plan = self.planner(self.operands_of::<T>(&input)).log_sum_exp(&input.shape)?;
+            let base = self.slab.reserve(&stream, plan.bytes)?;
             let out = guards.write(&mut result);
             let launch = Launcher { stream: &stream, table: self.kernels.table() };
-            // SAFETY: the guards hold the buffers, whose contexts and shapes were checked; scratch
-            // memory has the planned size.
+            // SAFETY: as in `similarity`.
             unsafe { plan.run(&launch, &input, base, out) }?;
         }
         Ok(result)

@@ -5,8 +5,9 @@
 //! merged in a fixed order: the same call gives the same bits.
 
 use super::launch::{
-    Address, Coefficients, Groups, IDS, INDEXED, LABELED, Launcher, Operand, Output, Pairs,
-    Product, Ranges, Splits, TERMS_BYTES, TOTALS_BYTES, Tile, Walk, weight_blocks,
+    Address, Arithmetic, Coefficients, Groups, IDS, INDEXED, Kind, LABELED, LEVEL_BYTES, Launcher,
+    Levels, Mix, Operand, Output, Pairs, Panel, Prepared, Product, Ranges, Splits, TERMS_BYTES,
+    TOTALS_BYTES, Tile, TileSums, Walk, weight_blocks,
 };
 use super::workspace::{Layout, Region};
 use crate::loss::formula::{Reduction, Scope, Weighting};
@@ -29,6 +30,8 @@ pub(super) struct Shape {
     pub m: usize,
     pub d: usize,
     pub shared: bool,
+    /// Whether the positives are the diagonal: [`INDEXED`] without an index.
+    pub diagonal: bool,
     pub flags: u32,
     pub scope: Scope,
     pub normalize: bool,
@@ -45,6 +48,41 @@ impl Shape {
             Scope::Row => self.n,
             Scope::Matrix => 1,
         }
+    }
+}
+
+/// How the embeddings are multiplied, and what they have to be turned into for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Operands {
+    pub arithmetic: Arithmetic,
+    /// Whether every element is two 16-bit ones.
+    pub split: bool,
+    /// Whether rows have factors, which prepared rows take out of them.
+    pub factors: bool,
+    /// Whether the rows of either side have to be prepared: normalised, converted, or aligned.
+    pub prepare_x: bool,
+    pub prepare_y: bool,
+}
+
+impl Operands {
+    /// Columns of a prepared row or of a panel, so that every row is aligned.
+    fn padded(columns: usize) -> usize {
+        columns.next_multiple_of(8)
+    }
+
+    /// Bytes of an element of prepared rows and of panels.
+    fn bytes(&self) -> usize {
+        if self.split || self.arithmetic == Arithmetic::F32 { 4 } else { 2 }
+    }
+
+    /// Where the second parts of `rows` rows lie, in elements.
+    fn low(&self, rows: usize, columns: usize) -> usize {
+        if self.split { rows * Self::padded(columns) } else { 0 }
+    }
+
+    /// Whether panels have levels even where their weights are known.
+    fn levels(&self) -> bool {
+        self.arithmetic == Arithmetic::F16
     }
 }
 
@@ -82,6 +120,7 @@ pub(super) struct Wanted {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Planner {
     pub multiprocessors: usize,
+    pub operands: Operands,
     /// A tile to be used whatever the size.
     pub tile: Option<Tile>,
     /// Bytes of scratch memory that the caller allows.
@@ -94,6 +133,10 @@ impl Planner {
         let side = Tile::Large.side();
         let fills = n.div_ceil(side) * m.div_ceil(side) >= self.multiprocessors;
         self.tile.unwrap_or(if fills { Tile::Large } else { Tile::Small })
+    }
+
+    fn kind(&self, tile: Tile) -> Kind {
+        Kind { arithmetic: self.operands.arithmetic, tile }
     }
 
     /// For a product with so many rows and columns: a narrow one would fill half a large tile.
@@ -125,9 +168,9 @@ impl Planner {
     }
 }
 
-/// At most `count` slices of a sum, multiples of 16 long.
+/// At most `count` slices of a sum, multiples of 32 long.
 fn split(depth: usize, count: usize) -> Splits {
-    let each = depth.div_ceil(count).next_multiple_of(16);
+    let each = depth.div_ceil(count).next_multiple_of(32);
     Splits { count: depth.div_ceil(each), depth: each }
 }
 
@@ -140,21 +183,34 @@ fn chunk(count: usize) -> usize {
     CHUNK.max(count.div_ceil(CHUNK))
 }
 
-/// Unit rows in f32.
+/// Prepared rows, and the factors of all rows.
 #[derive(Clone, Copy, Debug)]
-struct Units {
+struct Embeddings {
     x: Region,
     y: Region,
+    x_factor: Region,
+    y_factor: Region,
 }
 
-impl Units {
-    fn plan(layout: &mut Layout, shape: &Shape) -> Result<Self> {
-        let mut rows = |wanted: bool, rows: usize| {
-            layout.take::<f32>(if wanted { rows * padded(shape.d) } else { 0 })
+impl Embeddings {
+    fn plan(layout: &mut Layout, operands: &Operands, shape: &Shape) -> Result<Self> {
+        let row = Operands::padded(shape.d)
+            .checked_mul(operands.bytes())
+            .ok_or(Error::WorkspaceTooSmall { needed: usize::MAX, bound: usize::MAX })?;
+        let mut rows = |wanted: bool, rows: usize| match rows.checked_mul(row) {
+            _ if !wanted => layout.take::<u8>(0),
+            Some(bytes) => layout.take::<u8>(bytes),
+            None => layout.take::<u8>(usize::MAX),
         };
+        let own_y = !shape.shared;
+        let (x, y) = (rows(operands.prepare_x, shape.n)?, rows(operands.prepare_y && own_y, shape.m)?);
+        let mut factors =
+            |wanted: bool, rows: usize| layout.take::<f32>(if wanted { rows } else { 0 });
         Ok(Self {
-            x: rows(shape.normalize, shape.n)?,
-            y: rows(shape.normalize && !shape.shared, shape.m)?,
+            x,
+            y,
+            x_factor: factors(operands.factors, shape.n)?,
+            y_factor: factors(operands.factors && own_y, shape.m)?,
         })
     }
 }
@@ -225,8 +281,10 @@ impl Saved {
 /// Row groups and what they are merged from.
 #[derive(Clone, Copy, Debug)]
 struct RowGroups {
-    tile: Tile,
+    kind: Kind,
     walk: Walk,
+    /// Partial results of every row.
+    partials: u32,
     partial_maximum: Region,
     partial_sum: Region,
     maximum: Region,
@@ -238,15 +296,17 @@ struct RowGroups {
 impl RowGroups {
     fn plan(layout: &mut Layout, planner: &Planner, shape: &Shape) -> Result<Self> {
         let Shape { n, m, .. } = *shape;
-        let tile = planner.tile(n, m);
-        let walk = planner.walk(tile, n, m);
-        let partial = n * walk.splits as usize;
+        let kind = planner.kind(planner.tile(n, m));
+        let walk = planner.walk(kind.tile, n, m);
+        let partials = walk.splits * kind.parts();
+        let partial = n * partials as usize;
         let matrix = shape.scope == Scope::Matrix;
         let rows = if matrix { n } else { 0 };
         let chunks = if matrix { n.div_ceil(chunk(n)) } else { 0 };
         Ok(Self {
-            tile,
+            kind,
             walk,
+            partials,
             partial_maximum: layout.take::<f32>(partial)?,
             partial_sum: layout.take::<f32>(partial)?,
             maximum: layout.take::<f32>(rows)?,
@@ -274,8 +334,8 @@ impl ForwardPlan {
         let Shape { n, m, .. } = *shape;
         let labels = shape.has(LABELED);
         let groups = RowGroups::plan(layout, planner, shape)?;
-        let ranges = KeyRanges::plan(layout, shape, groups.tile)?;
-        let terms_ranges = match groups.tile {
+        let ranges = KeyRanges::plan(layout, shape, groups.kind.tile)?;
+        let terms_ranges = match groups.kind.tile {
             Tile::Small => ranges,
             Tile::Large => {
                 let labels = Shape { flags: shape.flags & LABELED, ..*shape };
@@ -299,8 +359,8 @@ impl ForwardPlan {
 /// The gradient in panels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BackwardPlan {
-    tile: Tile,
-    product_tile: Tile,
+    kind: Kind,
+    product_kind: Kind,
     upstream: Region,
     ranges: KeyRanges,
     coefficients: [Region; 6],
@@ -309,6 +369,12 @@ pub(super) struct BackwardPlan {
     /// Rows of a panel.
     rows: usize,
     panel: Region,
+    /// Levels of a panel's tiles.
+    levels: Region,
+    /// The highest of every row of tiles: of a panel, or in one pass of all.
+    row_levels: Region,
+    /// The highest of every column of tiles; two sets in turn.
+    column_levels: [Region; 2],
     moments: Region,
     moment: Region,
     x_splits: Splits,
@@ -317,6 +383,7 @@ pub(super) struct BackwardPlan {
 }
 
 impl BackwardPlan {
+    #[allow(clippy::too_many_arguments)] // all that decides about sizes
     fn plan(
         layout: &mut Layout,
         planner: &Planner,
@@ -325,8 +392,10 @@ impl BackwardPlan {
         tile: Tile,
         rows: usize,
         lean: bool,
+        one_pass: bool,
     ) -> Result<Self> {
         let Shape { n, m, d, .. } = *shape;
+        let operands = &planner.operands;
         let upstream = layout.take::<f32>(1)?;
         let ranges = KeyRanges::plan(layout, shape, tile)?;
         let mut coefficients = [Region::default(); 6];
@@ -340,12 +409,24 @@ impl BackwardPlan {
         let y = layout.take::<f32>(embeddings(wanted.y, m))?;
         let products = wanted.x || wanted.y;
         let panel = if products {
-            rows.checked_mul(padded(m))
+            Operands::padded(m)
+                .checked_mul(operands.bytes())
+                .and_then(|row| row.checked_mul(rows))
                 .ok_or(Error::WorkspaceTooSmall { needed: usize::MAX, bound: planner.bound })?
         } else {
             0
         };
-        let moments = if wanted.scale { weight_blocks(tile, rows, m) } else { 0 };
+        let (down, across) = (rows.div_ceil(tile.side()), m.div_ceil(tile.side()));
+        let leveled = one_pass || (products && operands.levels());
+        let mut levels = |wanted: bool, count: usize| {
+            layout.take::<[u8; LEVEL_BYTES]>(if wanted { count } else { 0 })
+        };
+        let (levels, row_levels, column_levels) = (
+            levels(leveled, down * across)?,
+            levels(leveled, if one_pass { n.div_ceil(tile.side()) } else { down })?,
+            [levels(leveled, across)?, levels(one_pass, across)?],
+        );
+        let moments = if wanted.scale && !one_pass { weight_blocks(tile, rows, m) } else { 0 };
         let product_tile = planner.product_tile(tile, d);
         let x_splits = planner.product(product_tile, rows, d, m, lean);
         let y_splits = planner.product(product_tile, m, d, rows, lean);
@@ -359,15 +440,18 @@ impl BackwardPlan {
             m,
         ));
         Ok(Self {
-            tile,
-            product_tile,
+            kind: planner.kind(tile),
+            product_kind: planner.kind(product_tile),
             upstream,
             ranges,
             coefficients,
             x,
             y,
             rows,
-            panel: layout.take::<f32>(panel)?,
+            panel: layout.take::<u8>(panel)?,
+            levels,
+            row_levels,
+            column_levels,
             moments: layout.take::<f64>(moments)?,
             moment: layout.take::<f64>(1)?,
             x_splits,
@@ -375,41 +459,125 @@ impl BackwardPlan {
             parts: layout.take::<f32>(parts)?,
         })
     }
+
+    fn coefficients(&self, base: Address) -> Coefficients {
+        let address = |index: usize| self.coefficients[index].at(base);
+        Coefficients {
+            maximum: address(0),
+            negative: address(1),
+            log2_sum: address(2),
+            base: address(3),
+            offset: address(4),
+            positive: address(5),
+        }
+    }
+}
+
+/// Loss and gradients in one pass over the matrix: what it has besides the panels of
+/// [`BackwardPlan`].
+#[derive(Clone, Copy, Debug)]
+struct OnePassPlan {
+    unit: Region,
+    /// Of a panel's tiles: largest similarity, sum, moment.
+    tiles: [Region; 3],
+    /// Of all rows of tiles.
+    groups: [Region; 3],
+    chunks: [Region; 2],
+    positive: Region,
+    totals: Region,
+}
+
+impl OnePassPlan {
+    fn plan(layout: &mut Layout, shape: &Shape, tile: Tile, rows: usize) -> Result<Self> {
+        let Shape { n, m, .. } = *shape;
+        let mut sums = |count: usize| -> Result<[Region; 3]> {
+            Ok([
+                layout.take::<f32>(count)?,
+                layout.take::<f32>(count)?,
+                layout.take::<f64>(count)?,
+            ])
+        };
+        let all = n.div_ceil(tile.side());
+        let (tiles, groups) = (sums(weight_blocks(tile, rows, m))?, sums(all)?);
+        let chunks = all.div_ceil(chunk(all));
+        Ok(Self {
+            unit: layout.take::<f32>(1)?,
+            tiles,
+            groups,
+            chunks: [layout.take::<f32>(chunks)?, layout.take::<f32>(chunks)?],
+            positive: layout.take::<f32>(n)?,
+            totals: layout.take::<[u8; TOTALS_BYTES]>(n.div_ceil(chunk(n)))?,
+        })
+    }
+
+    fn sums(regions: [Region; 3], base: Address) -> TileSums {
+        let [maximum, sum, moment] = regions.map(|region| region.at(base));
+        TileSums { maximum, sum, moment }
+    }
 }
 
 /// A whole call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
-    units: Units,
+    operands: Operands,
+    embeddings: Embeddings,
     forward: Option<ForwardPlan>,
     backward: Option<BackwardPlan>,
+    /// Instead of `forward`.
+    one_pass: Option<OnePassPlan>,
     /// Bytes of scratch memory.
     pub bytes: usize,
 }
 
+impl Plan {
+    /// Whether loss and gradients are to be had by [`Pass::one_pass`].
+    pub fn is_one_pass(&self) -> bool {
+        self.one_pass.is_some()
+    }
+}
+
 impl Planner {
+    /// Whether loss and gradients can be had in one pass over the matrix, three products in all: all
+    /// negatives in one group, so that its log-sum-exp is one factor for all of them, and positives
+    /// that are few enough to be added afterwards.
+    fn one_pass(&self, shape: &Shape, forward: bool, backward: Option<Wanted>) -> bool {
+        forward
+            && backward.is_some_and(|wanted| wanted.x || wanted.y)
+            && shape.scope == Scope::Matrix
+            && shape.diagonal
+            && !shape.shared
+            && self.operands.arithmetic != Arithmetic::F32
+    }
+
     /// Plans a forward pass, a backward pass, or both, within the bound.
     pub fn plan(&self, shape: &Shape, forward: bool, backward: Option<Wanted>) -> Result<Plan> {
+        let one_pass = self.one_pass(shape, forward, backward);
         let plan = |tile: Tile, rows: usize, lean: bool| -> Result<Plan> {
             let mut layout = Layout::default();
-            let units = Units::plan(&mut layout, shape)?;
+            let embeddings = Embeddings::plan(&mut layout, &self.operands, shape)?;
             let mark = layout;
-            let forward =
-                if forward { Some(ForwardPlan::plan(&mut layout, self, shape)?) } else { None };
+            let forward = if forward && !one_pass {
+                Some(ForwardPlan::plan(&mut layout, self, shape)?)
+            } else {
+                None
+            };
             layout.rewind(mark);
+            let layout = &mut layout;
             let backward = match backward {
-                Some(wanted) => {
-                    let layout = &mut layout;
-                    Some(BackwardPlan::plan(layout, self, shape, wanted, tile, rows, lean)?)
-                }
+                Some(wanted) => Some(BackwardPlan::plan(
+                    layout, self, shape, wanted, tile, rows, lean, one_pass,
+                )?),
                 None => None,
             };
-            Ok(Plan { units, forward, backward, bytes: layout.bytes() })
+            let one_pass =
+                if one_pass { Some(OnePassPlan::plan(layout, shape, tile, rows)?) } else { None };
+            let bytes = layout.bytes();
+            Ok(Plan { operands: self.operands, embeddings, forward, backward, one_pass, bytes })
         };
         let fits = |plan: &Plan| plan.bytes <= self.bound;
         let tile = self.tile(shape.n, shape.m);
         let all = shape.n.next_multiple_of(tile.side());
-        let row = padded(shape.m) * 4;
+        let row = Operands::padded(shape.m) * self.operands.bytes();
         // As large a panel as is useful; then the largest that fits; then the smallest tile.
         let useful = (PANEL_BYTES / row / tile.side()).max(1) * tile.side();
         let best = plan(tile, useful.min(all), false)?;
@@ -418,7 +586,9 @@ impl Planner {
         }
         let least = plan(tile, tile.side(), true)?;
         if fits(&least) {
-            let spare = (self.bound - least.bytes) / (row * tile.side() + 2 * shape.m.div_ceil(4));
+            // A row of tiles more is so many rows of the panel, and at most 48 bytes a tile.
+            let each = row * tile.side() + 48 * shape.m.div_ceil(tile.side());
+            let spare = (self.bound - least.bytes) / each;
             let more = plan(tile, ((1 + spare) * tile.side()).min(useful).min(all), true)?;
             return Ok(if fits(&more) { more } else { least });
         }
@@ -434,11 +604,27 @@ impl Planner {
     /// Plans a log-sum-exp over all pairs.
     pub fn log_sum_exp(&self, shape: &Shape) -> Result<LogSumExpPlan> {
         let mut layout = Layout::default();
+        let embeddings = Embeddings::plan(&mut layout, &self.operands, shape)?;
         let scale = layout.take::<f32>(1)?;
         let groups = RowGroups::plan(&mut layout, self, shape)?;
         let all = shape.groups();
         let result = [layout.take::<f32>(all)?, layout.take::<f32>(all)?];
-        let plan = LogSumExpPlan { scale, groups, result, bytes: layout.bytes() };
+        let operands = self.operands;
+        let plan =
+            LogSumExpPlan { operands, embeddings, scale, groups, result, bytes: layout.bytes() };
+        if plan.bytes > self.bound {
+            return Err(Error::WorkspaceTooSmall { needed: plan.bytes, bound: self.bound });
+        }
+        Ok(plan)
+    }
+
+    /// Plans the similarity matrix itself.
+    pub fn similarity(&self, shape: &Shape) -> Result<SimilarityPlan> {
+        let mut layout = Layout::default();
+        let embeddings = Embeddings::plan(&mut layout, &self.operands, shape)?;
+        let kind = self.kind(self.tile(shape.n, shape.m));
+        let plan =
+            SimilarityPlan { operands: self.operands, embeddings, kind, bytes: layout.bytes() };
         if plan.bytes > self.bound {
             return Err(Error::WorkspaceTooSmall { needed: plan.bytes, bound: self.bound });
         }
@@ -449,17 +635,115 @@ impl Planner {
 /// The log-sum-exp of all pairs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LogSumExpPlan {
+    operands: Operands,
+    embeddings: Embeddings,
     scale: Region,
     groups: RowGroups,
     result: [Region; 2],
     pub bytes: usize,
 }
 
-/// Embeddings as the passes see them: the caller's, or unit rows.
+/// The similarity matrix itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SimilarityPlan {
+    operands: Operands,
+    embeddings: Embeddings,
+    kind: Kind,
+    pub bytes: usize,
+}
+
+/// Embeddings as the passes see them: the caller's, or prepared ones.
 #[derive(Clone, Copy)]
 struct Rows {
     x: Operand,
     y: Operand,
+}
+
+impl Rows {
+    /// Those of a call; what they are prepared from is in `input`, what they are prepared as at
+    /// `base`.
+    fn new(operands: &Operands, embeddings: &Embeddings, input: &Input, base: Address) -> Self {
+        let Input { shape, x, y, .. } = input;
+        let side = |own: Operand, rows: usize, prepared: bool, place: Region, factor: Region| {
+            Self::prepared(operands, shape, rows, place.at(base), factor.at(base))
+                .filter(|_| prepared)
+                .unwrap_or(own)
+        };
+        let at = embeddings;
+        let x = side(*x, shape.n, operands.prepare_x, at.x, at.x_factor);
+        let y = match shape.shared {
+            true => x,
+            false => side(*y, shape.m, operands.prepare_y, at.y, at.y_factor),
+        };
+        Self { x, y }
+    }
+
+    /// A prepared side.
+    fn prepared(
+        operands: &Operands,
+        shape: &Shape,
+        rows: usize,
+        place: Address,
+        factor: Address,
+    ) -> Option<Operand> {
+        let stride = Operands::padded(shape.d);
+        Some(match operands.arithmetic {
+            Arithmetic::F32 => Operand::new(place, stride, DType::F32),
+            _ => Self::target(operands, shape, rows, place, factor).operand(),
+        })
+    }
+
+    fn target(
+        operands: &Operands,
+        shape: &Shape,
+        rows: usize,
+        place: Address,
+        factor: Address,
+    ) -> Prepared {
+        Prepared::new(
+            place,
+            Operands::padded(shape.d),
+            operands.low(rows, shape.d),
+            operands.arithmetic.dtype(),
+            shape.normalize,
+            if operands.factors { factor } else { 0 },
+        )
+    }
+
+    /// Prepares what has to be. Safety as for [`Pass`].
+    unsafe fn prepare(
+        operands: &Operands,
+        embeddings: &Embeddings,
+        launch: &Launcher<'_>,
+        input: &Input,
+        base: Address,
+    ) -> Result<Self> {
+        let shape = &input.shape;
+        let all = Self::new(operands, embeddings, input, base);
+        let side = |from: Operand, rows: usize, place: Region, factor: Region| -> Result<()> {
+            let (place, factor) = (place.at(base), factor.at(base));
+            // SAFETY: as for `Pass::forward`.
+            unsafe {
+                match operands.arithmetic {
+                    Arithmetic::F32 => {
+                        let out = Output::new(place, Operands::padded(shape.d), rows, shape.d);
+                        launch.normalize(from, NORM_EPS, out)
+                    }
+                    _ => {
+                        let out = Self::target(operands, shape, rows, place, factor);
+                        launch.prepare(from, rows as u32, shape.d as u32, NORM_EPS, out)
+                    }
+                }
+            }
+        };
+        if operands.prepare_x {
+            side(input.x, shape.n, embeddings.x, embeddings.x_factor)?;
+        }
+        if operands.prepare_y && !shape.shared {
+            side(input.y, shape.m, embeddings.y, embeddings.y_factor)?;
+        }
+        Ok(all)
+    }
 }
 
 /// The passes of one call. `base` is the scratch memory's address, `saved_base` that of what a
@@ -482,18 +766,18 @@ impl Pass<'_> {
     /// The loss, and what backward needs.
     pub unsafe fn forward(&self, loss: Address) -> Result<()> {
         let Some(plan) = &self.plan.forward else { return Ok(()) };
+        let arithmetic = self.plan.operands.arithmetic;
         let (shape, base) = (&self.input.shape, self.base);
         let (n, d) = (shape.n as u32, shape.d as u32);
         let scale = self.saved.scale.at(self.saved_base);
         let groups = self.saved.groups(self.saved_base, shape);
         let terms = self.saved.terms.at(self.saved_base);
-        let total = self.saved.total.at(self.saved_base);
         let positive = plan.positive.at(base);
         // SAFETY: regions of the plan hold what their names say, for this shape; every kernel reads
         // what one before it wrote.
         unsafe {
             self.launch.scalar(self.input.scale.0, self.input.scale.1, true, scale)?;
-            let rows = self.units()?;
+            let rows = self.embeddings()?;
             let pairs = self.ranges(&plan.ranges)?;
             let row_sum = row_groups(
                 &self.launch,
@@ -507,21 +791,104 @@ impl Pass<'_> {
                 base,
             )?;
             if pairs.has(LABELED) {
-                let pairs = match plan.groups.tile {
+                let pairs = match plan.groups.kind.tile {
                     Tile::Small => pairs,
                     Tile::Large => self.ranges(&plan.terms_ranges)?,
                 };
                 let (walk, partial) = (plan.terms_walk, plan.terms_partial.at(base));
-                self.launch.terms(rows.x, rows.y, d, &pairs, walk, scale, groups, partial)?;
+                let Rows { x, y } = rows;
+                self.launch.terms(arithmetic, x, y, d, &pairs, walk, scale, groups, partial)?;
                 self.launch.merge_terms(partial, walk.splits, n, groups, scale, terms)?;
             } else {
                 self.launch.index_terms(&pairs, positive, groups, scale, terms)?;
             }
-            let (chunk, partial) = (chunk(shape.n) as u32, plan.totals.at(base));
+            self.totals(plan.totals, groups, (row_sum, 1), loss)
+        }
+    }
+
+    /// The loss from the rows' terms. Safety as for [`Pass`].
+    unsafe fn totals(
+        &self,
+        partial: Region,
+        groups: Groups,
+        row_sum: (Address, i32),
+        loss: Address,
+    ) -> Result<()> {
+        let n = self.input.shape.n;
+        let (chunk, partial) = (chunk(n) as u32, partial.at(self.base));
+        let n = n as u32;
+        let scale = self.saved.scale.at(self.saved_base);
+        let terms = self.saved.terms.at(self.saved_base);
+        let total = self.saved.total.at(self.saved_base);
+        let mean = self.input.reduction == Reduction::Mean;
+        // SAFETY: as in `forward`.
+        unsafe {
             self.launch.totals(terms, n, chunk, row_sum, groups, scale, partial)?;
-            let mean = self.input.reduction == Reduction::Mean;
             self.launch.finish(partial, n.div_ceil(chunk), mean, scale, total, loss)
         }
+    }
+
+    /// The coefficients of all rows. Safety as for [`Pass`].
+    unsafe fn coefficients(&self, groups: Groups, out: Coefficients) -> Result<()> {
+        // SAFETY: as in `forward`.
+        unsafe {
+            self.launch.coefficients(
+                self.saved.terms.at(self.saved_base),
+                self.input.shape.n as u32,
+                groups,
+                self.saved.total.at(self.saved_base),
+                self.input.weighting == Weighting::AnchorNormalized,
+                self.input.reduction == Reduction::Mean,
+                self.saved.scale.at(self.saved_base),
+                out,
+            )
+        }
+    }
+
+    /// Where gradients go before they go through the normalisation.
+    fn unit_gradients(&self, plan: &BackwardPlan, out: &Gradients) -> (Output, Output) {
+        let Shape { n, m, d, normalize, .. } = self.input.shape;
+        let unit = |region: Region, out: Output, rows: usize| {
+            if normalize { Output::new(region.at(self.base), padded(d), rows, d) } else { out }
+        };
+        (unit(plan.x, out.x, n), unit(plan.y, out.y, m))
+    }
+
+    /// Takes gradients through the normalisation, if there is one. Safety as for [`Pass`].
+    unsafe fn normalize_backward(&self, to_x: Output, to_y: Output, out: &Gradients) -> Result<()> {
+        let Shape { d, normalize, .. } = self.input.shape;
+        let operand = |from: Output| Operand::new(from.data, padded(d), DType::F32);
+        // SAFETY: as in `forward`.
+        unsafe {
+            if normalize && out.x.data != 0 {
+                self.launch.normalize_backward(self.input.x, operand(to_x), NORM_EPS, out.x)?;
+            }
+            if normalize && out.y.data != 0 {
+                self.launch.normalize_backward(self.input.y, operand(to_y), NORM_EPS, out.y)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A panel of `rows` rows; `data` 0 where it is not wanted.
+    fn panel(&self, plan: &BackwardPlan, rows: usize, wanted: bool, levels: bool) -> Panel {
+        let m = self.input.shape.m;
+        Panel {
+            data: if wanted { plan.panel.at(self.base) } else { 0 },
+            stride: Operands::padded(m) as i64,
+            low: self.plan.operands.low(plan.rows, m) as i64,
+            levels: if levels { plan.levels.at(self.base) } else { 0 },
+            rows: rows as u32,
+            columns: m as u32,
+        }
+    }
+
+    /// A panel as an operand of the products.
+    fn panel_operand(&self, panel: &Panel) -> Operand {
+        let dtype = self.plan.operands.arithmetic.dtype();
+        let mut operand = Operand::new(panel.data, panel.stride as usize, dtype);
+        operand.low = panel.low;
+        operand
     }
 
     /// The gradients, from what a forward pass saved. `upstream`: a number, or an address.
@@ -532,48 +899,31 @@ impl Pass<'_> {
         let scale = self.saved.scale.at(self.saved_base);
         let groups = self.saved.groups(self.saved_base, shape);
         let factor = plan.upstream.at(base);
-        let address = |index: usize| plan.coefficients[index].at(base);
-        let coefficients = Coefficients {
-            maximum: address(0),
-            negative: address(1),
-            log2_sum: address(2),
-            base: address(3),
-            offset: address(4),
-            positive: address(5),
-        };
+        let coefficients = plan.coefficients(base);
         let (want_x, want_y) = (out.x.data != 0, out.y.data != 0);
-        let unit = |region: Region, out: Output, rows: usize| {
-            if shape.normalize { Output::new(region.at(base), padded(d), rows, d) } else { out }
-        };
-        let to_x = unit(plan.x, out.x, n);
-        let to_y = unit(plan.y, out.y, m);
+        let products = want_x || want_y;
+        let (to_x, to_y) = self.unit_gradients(plan, out);
+        let side = plan.kind.tile.side();
+        let across = m.div_ceil(side) as u32;
+        let leveled = products && self.plan.operands.levels();
         // SAFETY: as in `forward`; a panel is written before the products read it, and read before
         // the next panel overwrites it.
         unsafe {
             self.launch.scalar(upstream.0, upstream.1, false, factor)?;
-            // After a forward pass of the same call the unit rows are still there.
-            let rows = if self.plan.forward.is_some() { self.unit_rows() } else { self.units()? };
+            // After a forward pass of the same call the prepared rows are still there.
+            let rows =
+                if self.plan.forward.is_some() { self.rows() } else { self.embeddings()? };
             let pairs = self.ranges(&plan.ranges)?;
-            self.launch.coefficients(
-                self.saved.terms.at(self.saved_base),
-                n as u32,
-                groups,
-                self.saved.total.at(self.saved_base),
-                self.input.weighting == Weighting::AnchorNormalized,
-                self.input.reduction == Reduction::Mean,
-                scale,
-                coefficients,
-            )?;
+            self.coefficients(groups, coefficients)?;
             let moments = if out.scale != 0 { plan.moments.at(base) } else { 0 };
             let moment = plan.moment.at(base);
             for first in (0..n).step_by(plan.rows) {
                 let end = (first + plan.rows).min(n);
                 let rest = first > 0;
                 let count = end - first;
-                let data = if want_x || want_y { plan.panel.at(base) } else { 0 };
-                let panel = Output::new(data, padded(m), count, m);
+                let panel = self.panel(plan, count, products, leveled);
                 self.launch.weights(
-                    plan.tile,
+                    plan.kind,
                     rows.x,
                     rows.y,
                     d as u32,
@@ -586,10 +936,31 @@ impl Pass<'_> {
                     moments,
                 )?;
                 if moments != 0 {
-                    let blocks = weight_blocks(plan.tile, count, m);
+                    let blocks = weight_blocks(plan.kind.tile, count, m);
                     self.launch.sum_moments(moments, blocks as u32, rest, moment)?;
                 }
-                let g = Operand::new(data, padded(m), DType::F32);
+                let (mut row_levels, mut column_levels) = (Levels::default(), Levels::default());
+                if leveled {
+                    let down = count.div_ceil(side) as u32;
+                    let levels = Levels {
+                        tiles: panel.levels,
+                        side: side as u32,
+                        row_step: across,
+                        depth_step: 1,
+                        ..Levels::default()
+                    };
+                    row_levels = Levels { results: plan.row_levels.at(base), ..levels };
+                    column_levels = Levels {
+                        results: plan.column_levels[0].at(base),
+                        row_step: 1,
+                        depth_step: across,
+                        ..levels
+                    };
+                    let (tiles, results) = (panel.levels, column_levels.results);
+                    self.launch.row_levels(tiles, down, across, 0, row_levels.results)?;
+                    self.launch.column_levels(tiles, down, across, 0, 0, results)?;
+                }
+                let g = self.panel_operand(&panel);
                 let parts = plan.parts.at(base);
                 // G^T X of the panel's rows: into dY, or into the one gradient of a shared set,
                 // whose rows all get their first value here.
@@ -597,29 +968,31 @@ impl Pass<'_> {
                 if want_y || (shape.shared && want_x) {
                     let splits = split(count, plan.y_splits.count);
                     self.launch.product(
-                        plan.product_tile,
+                        plan.product_kind,
                         Product::ColumnsColumns,
                         g,
                         rows.x.starting_at(first),
                         count as u32,
                         splits,
                         parts,
-                        factor,
-                        rest,
+                        Mix::new(factor, rows.y.factor, column_levels, rest),
                         whole,
                     )?;
                 }
                 if want_x {
+                    let divisor = match rows.x.factor {
+                        0 => 0,
+                        factors => factors + 4 * first as u64,
+                    };
                     self.launch.product(
-                        plan.product_tile,
+                        plan.product_kind,
                         Product::RowsColumns,
                         g,
-                        rows.y,
+                        rows.y.starting_at(0),
                         m as u32,
                         plan.x_splits,
                         parts,
-                        factor,
-                        shape.shared,
+                        Mix::new(factor, divisor, row_levels, shape.shared),
                         to_x.rows(first, count),
                     )?;
                 }
@@ -627,46 +1000,185 @@ impl Pass<'_> {
             if out.scale != 0 {
                 self.launch.scale_gradient(moment, scale, factor, out.scale)?;
             }
-            if shape.normalize {
-                let operand = |from: Output| Operand::new(from.data, padded(d), DType::F32);
-                if want_x {
-                    let g = operand(to_x);
-                    self.launch.normalize_backward(self.input.x, g, NORM_EPS, out.x)?;
-                }
+            self.normalize_backward(to_x, to_y, out)
+        }
+    }
+
+    /// Loss and gradients in three products, for plans that say so ([`Planner::one_pass`]).
+    ///
+    /// The weights of all negatives are taken relative to the largest similarity of their tile, for
+    /// want of the log-sum-exp of all; the products go from tile to tile by the difference, and once
+    /// the log-sum-exp is known one factor a row makes gradients of their sums.
+    pub unsafe fn one_pass(
+        &self,
+        loss: Address,
+        upstream: (f32, Address),
+        out: &Gradients,
+    ) -> Result<()> {
+        let (Some(plan), Some(pass)) = (&self.plan.backward, &self.plan.one_pass) else {
+            return Ok(());
+        };
+        let (shape, base) = (&self.input.shape, self.base);
+        let Shape { n, m, d, .. } = *shape;
+        let scale = self.saved.scale.at(self.saved_base);
+        let groups = self.saved.groups(self.saved_base, shape);
+        let terms = self.saved.terms.at(self.saved_base);
+        let factor = plan.upstream.at(base);
+        let unit = pass.unit.at(base);
+        let positive = pass.positive.at(base);
+        let coefficients = plan.coefficients(base);
+        let (want_x, want_y) = (out.x.data != 0, out.y.data != 0);
+        let (to_x, to_y) = self.unit_gradients(plan, out);
+        let side = plan.kind.tile.side();
+        let across = m.div_ceil(side) as u32;
+        let tiles = OnePassPlan::sums(pass.tiles, base);
+        let rows_of_tiles = OnePassPlan::sums(pass.groups, base);
+        let row_levels = plan.row_levels.at(base);
+        let column_levels = plan.column_levels.map(|region| region.at(base));
+        // Where the column's levels are after the last panel.
+        let mut newest = 0;
+        // SAFETY: as in `backward`.
+        unsafe {
+            self.launch.scalar(self.input.scale.0, self.input.scale.1, true, scale)?;
+            self.launch.scalar(upstream.0, upstream.1, false, factor)?;
+            self.launch.level_unit(scale, unit)?;
+            let rows = self.embeddings()?;
+            let pairs = self.ranges(&plan.ranges)?;
+            for (index, first) in (0..n).step_by(plan.rows).enumerate() {
+                let end = (first + plan.rows).min(n);
+                let count = end - first;
+                let down = count.div_ceil(side) as u32;
+                let above = (first / side) as u64;
+                let panel = self.panel(plan, count, true, true);
+                self.launch.exponentials(
+                    plan.kind,
+                    rows.x,
+                    rows.y,
+                    d as u32,
+                    &pairs,
+                    first as u32,
+                    end as u32,
+                    scale,
+                    panel,
+                    tiles,
+                    positive,
+                )?;
+                let here = TileSums {
+                    maximum: rows_of_tiles.maximum + 4 * above,
+                    sum: rows_of_tiles.sum + 4 * above,
+                    moment: rows_of_tiles.moment + 8 * above,
+                };
+                self.launch.tile_groups(tiles, down, across, scale, here)?;
+                newest = index % 2;
+                let levels = Levels {
+                    tiles: panel.levels,
+                    unit,
+                    side: side as u32,
+                    relative: 1,
+                    ..Levels::default()
+                };
+                let g = self.panel_operand(&panel);
+                let parts = plan.parts.at(base);
                 if want_y {
-                    let g = operand(to_y);
-                    self.launch.normalize_backward(self.input.y, g, NORM_EPS, out.y)?;
+                    let before = if index == 0 { 0 } else { column_levels[1 - newest] };
+                    let levels = Levels {
+                        results: column_levels[newest],
+                        before,
+                        row_step: 1,
+                        depth_step: across,
+                        ..levels
+                    };
+                    let results = levels.results;
+                    self.launch
+                        .column_levels(panel.levels, down, across, unit, before, results)?;
+                    self.launch.product(
+                        plan.product_kind,
+                        Product::ColumnsColumns,
+                        g,
+                        rows.x.starting_at(first),
+                        count as u32,
+                        split(count, plan.y_splits.count),
+                        parts,
+                        Mix::new(0, 0, levels, index > 0),
+                        to_y,
+                    )?;
+                }
+                if want_x {
+                    let results = row_levels + LEVEL_BYTES as u64 * above;
+                    let levels = Levels { results, row_step: across, depth_step: 1, ..levels };
+                    self.launch.row_levels(panel.levels, down, across, unit, results)?;
+                    self.launch.product(
+                        plan.product_kind,
+                        Product::RowsColumns,
+                        g,
+                        rows.y.starting_at(0),
+                        m as u32,
+                        plan.x_splits,
+                        parts,
+                        Mix::new(0, 0, levels, false),
+                        to_x.rows(first, count),
+                    )?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    fn unit_rows(&self) -> Rows {
-        let Input { shape, x, y, .. } = &self.input;
-        if !shape.normalize {
-            return Rows { x: *x, y: *y };
-        }
-        let unit = |region: Region| Operand::new(region.at(self.base), padded(shape.d), DType::F32);
-        let x = unit(self.plan.units.x);
-        Rows { x, y: if shape.shared { x } else { unit(self.plan.units.y) } }
-    }
-
-    /// Normalises the rows, where that is asked for.
-    unsafe fn units(&self) -> Result<Rows> {
-        let Shape { n, m, d, shared, normalize, .. } = self.input.shape;
-        let rows = self.unit_rows();
-        if normalize {
-            let out = |rows: Operand, count| Output::new(rows.data, padded(d), count, d);
-            // SAFETY: as in `forward`.
-            unsafe {
-                self.launch.normalize(self.input.x, NORM_EPS, out(rows.x, n))?;
-                if !shared {
-                    self.launch.normalize(self.input.y, NORM_EPS, out(rows.y, m))?;
-                }
+            // The one group of all rows of tiles, in two steps.
+            let count = n.div_ceil(side);
+            let chunk = chunk(count) as u32;
+            let count = count as u32;
+            let group = |maximum, sum| Groups { maximum, sum, log2_sum: 0, stride: 1 };
+            let each = group(rows_of_tiles.maximum, rows_of_tiles.sum);
+            let chunks = group(pass.chunks[0].at(base), pass.chunks[1].at(base));
+            self.launch.reduce_groups(each, count, chunk, scale, chunks)?;
+            let chunk_count = count.div_ceil(chunk);
+            self.launch.reduce_groups(chunks, chunk_count, chunk_count, scale, groups)?;
+            self.launch.index_terms(&pairs, positive, groups, scale, terms)?;
+            self.totals(pass.totals, groups, (groups.sum, 0), loss)?;
+            self.coefficients(groups, coefficients)?;
+            let finish = |to: Output, levels: Address, own: Operand, other: Operand| {
+                self.launch.one_pass_gradient(
+                    to,
+                    levels,
+                    side as u32,
+                    own.factor,
+                    other,
+                    n.min(m) as u32,
+                    positive,
+                    coefficients,
+                    scale,
+                    factor,
+                )
+            };
+            if want_x {
+                finish(to_x, row_levels, rows.x, rows.y)?;
             }
+            if want_y {
+                finish(to_y, column_levels[newest], rows.y, rows.x)?;
+            }
+            if out.scale != 0 {
+                let moment = plan.moment.at(base);
+                self.launch.one_pass_moment(
+                    rows_of_tiles,
+                    count,
+                    &pairs,
+                    positive,
+                    coefficients,
+                    scale,
+                    moment,
+                )?;
+                self.launch.scale_gradient(moment, scale, factor, out.scale)?;
+            }
+            self.normalize_backward(to_x, to_y, out)
         }
-        Ok(rows)
+    }
+
+    fn rows(&self) -> Rows {
+        Rows::new(&self.plan.operands, &self.plan.embeddings, &self.input, self.base)
+    }
+
+    /// Prepares the embeddings, where they have to be. Safety as for [`Pass`].
+    unsafe fn embeddings(&self) -> Result<Rows> {
+        let Plan { operands, embeddings, .. } = &self.plan;
+        // SAFETY: as in `forward`.
+        unsafe { Rows::prepare(operands, embeddings, &self.launch, &self.input, self.base) }
     }
 
     /// The pairs, with the key ranges of a tile size.
@@ -694,7 +1206,6 @@ impl Pass<'_> {
         Ok(pairs)
     }
 }
-
 /// The groups of negatives, one a row or one in all as `groups` says; gives the address of every
 /// row's Z. Safety as for [`Pass`].
 #[allow(clippy::too_many_arguments)] // the operands and results of a pass
@@ -714,9 +1225,9 @@ unsafe fn row_groups(
     // SAFETY: as in `Pass::forward`.
     unsafe {
         let Rows { x, y } = rows;
-        launch.stats(plan.tile, x, y, depth, pairs, plan.walk, scale, maximum, sum, positive)?;
+        launch.stats(plan.kind, x, y, depth, pairs, plan.walk, scale, maximum, sum, positive)?;
         if groups.stride == 1 {
-            launch.merge_groups(maximum, sum, plan.walk.splits, n, scale, groups)?;
+            launch.merge_groups(maximum, sum, plan.partials, n, scale, groups)?;
             return Ok(groups.sum);
         }
         let each = Groups {
@@ -725,7 +1236,7 @@ unsafe fn row_groups(
             log2_sum: 0,
             stride: 1,
         };
-        launch.merge_groups(maximum, sum, plan.walk.splits, n, scale, each)?;
+        launch.merge_groups(maximum, sum, plan.partials, n, scale, each)?;
         let chunk = chunk(n as usize) as u32;
         let chunks =
             Groups { maximum: plan.chunk_maximum.at(base), sum: plan.chunk_sum.at(base), ..each };
@@ -753,9 +1264,9 @@ impl LogSumExpPlan {
             log2_sum: 0,
             stride: i32::from(shape.scope == Scope::Row),
         };
-        let rows = Rows { x: input.x, y: input.y };
         // SAFETY: as in `Pass::forward`.
         unsafe {
+            let rows = Rows::prepare(&self.operands, &self.embeddings, launch, input, base)?;
             launch.scalar(input.scale.0, input.scale.1, true, scale)?;
             let pairs = &input.pairs;
             row_groups(launch, &self.groups, rows, shape.d as u32, pairs, scale, 0, groups, base)?;
@@ -764,20 +1275,25 @@ impl LogSumExpPlan {
     }
 }
 
-/// S = X·Yᵀ into `out`. Safety as for [`Pass`].
-pub(super) unsafe fn similarity(
-    launch: &Launcher<'_>,
-    planner: &Planner,
-    x: Operand,
-    y: Operand,
-    depth: usize,
-    out: Output,
-) -> Result<()> {
-    let tile = planner.tile(out.rows as usize, out.columns as usize);
-    let splits = split(depth, 1);
-    let product = Product::RowsRows;
-    // SAFETY: the caller's.
-    unsafe { launch.product(tile, product, x, y, depth as u32, splits, 0, 0, false, out) }
+impl SimilarityPlan {
+    /// S = X·Yᵀ into `out`. Safety as for [`Pass`].
+    pub unsafe fn run(
+        &self,
+        launch: &Launcher<'_>,
+        input: &Input,
+        base: Address,
+        out: Output,
+    ) -> Result<()> {
+        let depth = input.shape.d;
+        let (product, splits) = (Product::RowsRows, split(depth, 1));
+        // SAFETY: as in `Pass::forward`.
+        unsafe {
+            let Rows { x, y } =
+                Rows::prepare(&self.operands, &self.embeddings, launch, input, base)?;
+            let depth = depth as u32;
+            launch.product(self.kind, product, x, y, depth, splits, 0, Mix::default(), out)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -786,11 +1302,19 @@ mod tests {
 
     fn shape(n: usize, m: usize, d: usize) -> Shape {
         let flags = LABELED | IDS;
-        Shape { n, m, d, shared: false, flags, scope: Scope::Matrix, normalize: true }
+        let scope = Scope::Matrix;
+        Shape { n, m, d, shared: false, diagonal: false, flags, scope, normalize: true }
     }
 
     fn planner(bound: usize) -> Planner {
-        Planner { multiprocessors: 132, tile: None, bound }
+        let operands = Operands {
+            arithmetic: Arithmetic::F16,
+            split: true,
+            factors: true,
+            prepare_x: true,
+            prepare_y: true,
+        };
+        Planner { multiprocessors: 132, operands, tile: None, bound }
     }
 
     const ALL: Wanted = Wanted { x: true, y: true, scale: true };
@@ -838,7 +1362,7 @@ mod tests {
         }
         for (depth, count) in [(1, 1), (1, 5), (1000, 3), (4096, 16), (17, 2)] {
             let Splits { count, depth: each } = split(depth, count);
-            assert!(count * each >= depth && (count - 1) * each < depth && each % 16 == 0);
+            assert!(count * each >= depth && (count - 1) * each < depth && each % 32 == 0);
         }
     }
 }

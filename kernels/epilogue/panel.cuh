@@ -1,0 +1,86 @@
+// Room: epilogues. A tile into a panel of 16-bit weights, for an engine whose operands those are.
+#pragma once
+
+#include "epilogue/levels.cuh"
+#include "epilogue/pairs.cuh"
+#include "ptx/shuffle.cuh"
+#include "tile/operand.cuh"
+
+namespace epilogue {
+
+// Twin of launch::Panel. A multiple of 8 columns wide, so that whole groups are stored.
+struct Panel {
+    void* data;        // null: it is not wanted
+    long long stride;  // in elements
+    long long low;     // sm80: where the second of two 16-bit parts lies (tile/operand.cuh), or 0
+    Level* levels;     // one a block, or null where the type needs none
+    unsigned rows;
+    unsigned columns;
+};
+
+// The largest of all threads' values, in all of them. `shared`: one float a warp; may be used again
+// after the next barrier.
+template <int THREADS>
+__device__ __forceinline__ float block_maximum(float value, float* shared) {
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2) value = fmaxf(value, ptx::shuffle_xor(value, mask));
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+    __syncthreads();
+#pragma unroll
+    for (int warp = 0; warp < THREADS / 32; ++warp) value = fmaxf(value, shared[warp]);
+    return value;
+}
+
+// Where the largest element of a tile is brought to in a narrow type: below its overflow at 2^16,
+// leaving 2^-39 of it above underflow.
+constexpr int TOP = 14;
+
+// Multiplies the tile by the power of two that brings its largest element to 2^TOP .. 2^(TOP + 1);
+// gives the exponent of what that takes back, -inf for a tile of zeros. NaN stays and does not count.
+template <class Tile>
+__device__ __forceinline__ float raise(Tile& tile, float* shared) {
+    float top = 0.0f;
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c) top = fmaxf(top, fabsf(tile.at(r, c)));
+    top = block_maximum<Tile::THREADS>(top, shared);
+    if (top == 0.0f) return -INFINITE;
+    // In halves: the power itself may lie outside f32's range.
+    const int exponent = static_cast<int>(__float_as_uint(top) >> 23) - 127 - TOP;
+    const int half = exponent / 2;
+    tile.scale(__uint_as_float((127 - half) << 23));
+    tile.scale(__uint_as_float((127 - (exponent - half)) << 23));
+    return exponent;
+}
+
+// The tile at (row, j0) of the panel. What lies beyond its columns must be 0.
+template <class Tile>
+__device__ __forceinline__ void store(const Tile& tile, const Panel& panel, unsigned i0,
+                                      unsigned j0) {
+    using Element = typename Tile::Element;
+    static_assert(Tile::GROUP == 4, "eight bytes at once");
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        const unsigned row = i0 + Tile::row(r);
+        if (row >= panel.rows) continue;
+        unsigned short* line = static_cast<unsigned short*>(panel.data) + row * panel.stride;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; c += 4) {
+            const unsigned column = j0 + Tile::column(c);
+            if (column >= panel.columns) continue;
+            const uint2 high = make_uint2(Element::pack(tile.at(r, c), tile.at(r, c + 1)),
+                                          Element::pack(tile.at(r, c + 2), tile.at(r, c + 3)));
+            *reinterpret_cast<uint2*>(line + column) = high;
+            if (!panel.low) continue;
+            constexpr float UNITS = 1.0f / tile::LOW_UNIT;
+            *reinterpret_cast<uint2*>(line + panel.low + column) = make_uint2(
+                Element::pack((tile.at(r, c) - Element::first(high.x)) * UNITS,
+                              (tile.at(r, c + 1) - Element::second(high.x)) * UNITS),
+                Element::pack((tile.at(r, c + 2) - Element::first(high.y)) * UNITS,
+                              (tile.at(r, c + 3) - Element::second(high.y)) * UNITS));
+        }
+    }
+}
+
+}  // namespace epilogue

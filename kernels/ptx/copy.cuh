@@ -1,0 +1,29 @@
+// Room: PTX wrappers. Asynchronous copies from global to shared memory, past the registers.
+#pragma once
+
+namespace ptx {
+
+// The address that shared-memory instructions take.
+__device__ __forceinline__ unsigned shared_address(const void* pointer) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
+// Starts a copy of 16 bytes, both sides aligned to 16: the first `valid` bytes are read, the rest
+// are zeros.
+__device__ __forceinline__ void copy16(unsigned to, const void* from, unsigned valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"(to), "l"(__cvta_generic_to_global(from)), "r"(valid)
+                 : "memory");
+}
+
+// Closes a group of copies; a group may be empty.
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most PENDING of this thread's groups, the latest ones, are still on their way.
+template <int PENDING>
+__device__ __forceinline__ void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" : : "n"(PENDING) : "memory");
+}
+
+}  // namespace ptx
