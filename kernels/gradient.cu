@@ -120,7 +120,8 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
 #pragma unroll
         for (int c = 0; c < Tile::COLUMNS; ++c) {
             const float similarity = tile.at(r, c);
-            if (!plain && cells.positive.get(r, c)) positive[i0 + Tile::row(r)] = similarity;
+            if (!plain && cells.positive.get(r, c))
+                positive[ptx::opaque(i0) + Tile::row(r)] = similarity;
             if (plain || cells.negative.get(r, c)) top = fmaxf(top, similarity);
         }
     top = block_maximum<Tile::THREADS>(top, scratch.maxima[0]);

@@ -48,7 +48,6 @@ __device__ __forceinline__ void stats(const Operand& x, const Operand& y, unsign
                                       const Pairs& pairs, const Walk& walk, const float* scale,
                                       float* maximum, float* sum, float* positive) {
     __shared__ typename Tile::Storage storage;
-    const float scale2 = *scale * LOG2E;
     const unsigned i0 = walk.first_row<Tile>();
     const unsigned end = walk.end_column<Tile>(pairs.columns);
     __shared__ typename LogSumExp<Tile>::Storage parked;
@@ -62,18 +61,23 @@ __device__ __forceinline__ void stats(const Operand& x, const Operand& y, unsign
         if (!all_negative<Tile>(pairs, i0, j0)) {
             Cells<Tile> cells;
             cells.classify(pairs, i0, j0);
-            const bool save = pairs.flags & INDEXED;
+            if (pairs.flags & INDEXED && cells.positive.any()) {
+#pragma unroll
+                for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+                    for (int c = 0; c < Tile::COLUMNS; ++c)
+                        if (cells.positive.get(r, c))
+                            positive[ptx::opaque(i0) + Tile::row(r)] = tile.at(r, c);
+            }
 #pragma unroll
             for (int r = 0; r < Tile::ROWS; ++r)
 #pragma unroll
-                for (int c = 0; c < Tile::COLUMNS; ++c) {
-                    if (save && cells.positive.get(r, c))
-                        positive[ptx::opaque(i0) + Tile::row(r)] = tile.at(r, c);
+                for (int c = 0; c < Tile::COLUMNS; ++c)
                     if (!cells.negative.get(r, c)) tile.put(r, c, -INFINITE);
-                }
         }
-        state.add(tile, scale2);
+        state.add(tile, *ptx::opaque(scale) * LOG2E);
     }
+    const float scale2 = *scale * LOG2E;
     const long long offset =
         static_cast<long long>(walk.split() * Tile::PARTS + Tile::part()) * pairs.rows;
 #pragma unroll(Tile::PARKS ? 1 : Tile::ROWS)

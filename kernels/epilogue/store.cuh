@@ -20,50 +20,48 @@ struct Plainly {
     __device__ __forceinline__ float to(unsigned) const { return accumulate ? 1.0f : 0.0f; }
 };
 
-// Whole groups of columns that lie side by side in a thread are written at once where the matrix is
-// aligned for it.
+// Groups of columns that lie side by side in a thread are written at once where the matrix is aligned
+// for it and the tile lies in it whole.
 template <class Tile, class Mix>
 __device__ __forceinline__ void store(const Tile& tile, const Output& out, unsigned i0, unsigned j0,
                                       const Mix& mix) {
     constexpr int GROUP = Tile::GROUP;
-    const bool wide =
+    const bool wide = j0 + Tile::SIDE <= out.columns &&
         (reinterpret_cast<unsigned long long>(out.data) | out.stride * 4) % (GROUP * 4) == 0;
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
         const unsigned row = i0 + Tile::row(r);
         if (row >= out.rows) continue;
-        float* line = out.data + row * out.stride;
+        float* line = out.data + row * out.stride + j0;
         const float from = mix.from(row), to = mix.to(row);
+        if (wide) {
 #pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; c += GROUP) {
-            const unsigned column = j0 + Tile::column(c);
-            float* at = line + column;
-            if (wide && column + GROUP <= out.columns) {
+            for (int c = 0; c < Tile::COLUMNS; c += GROUP) {
+                float* at = line + Tile::column(c);
                 if (GROUP == 4) {
-                    float4 value = make_float4(from * tile.at(r, c), from * tile.at(r, c + 1),
-                                               from * tile.at(r, c + GROUP - 2),
-                                               from * tile.at(r, c + GROUP - 1));
-                    if (to != 0.0f) {
-                        const float4 old = *reinterpret_cast<const float4*>(at);
-                        value = make_float4(fmaf(to, old.x, value.x), fmaf(to, old.y, value.y),
-                                            fmaf(to, old.z, value.z), fmaf(to, old.w, value.w));
-                    }
-                    *reinterpret_cast<float4*>(at) = value;
+                    float4 old = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                    if (to != 0.0f) old = *reinterpret_cast<const float4*>(at);
+                    *reinterpret_cast<float4*>(at) =
+                        make_float4(fmaf(to, old.x, from * tile.at(r, c)),
+                                    fmaf(to, old.y, from * tile.at(r, c + 1)),
+                                    fmaf(to, old.z, from * tile.at(r, c + GROUP - 2)),
+                                    fmaf(to, old.w, from * tile.at(r, c + GROUP - 1)));
                 } else {
-                    float2 value = make_float2(from * tile.at(r, c), from * tile.at(r, c + 1));
-                    if (to != 0.0f) {
-                        const float2 old = *reinterpret_cast<const float2*>(at);
-                        value = make_float2(fmaf(to, old.x, value.x), fmaf(to, old.y, value.y));
-                    }
-                    *reinterpret_cast<float2*>(at) = value;
+                    float2 old = make_float2(0.0f, 0.0f);
+                    if (to != 0.0f) old = *reinterpret_cast<const float2*>(at);
+                    *reinterpret_cast<float2*>(at) =
+                        make_float2(fmaf(to, old.x, from * tile.at(r, c)),
+                                    fmaf(to, old.y, from * tile.at(r, c + 1)));
                 }
-                continue;
             }
+        } else {
 #pragma unroll
-            for (int e = 0; e < GROUP; ++e) {
-                if (column + e >= out.columns) continue;
-                const float value = from * tile.at(r, c + e);
-                at[e] = to != 0.0f ? fmaf(to, at[e], value) : value;
+            for (int c = 0; c < Tile::COLUMNS; ++c) {
+                const unsigned column = Tile::column(c);
+                if (j0 + column < out.columns) {
+                    const float old = to != 0.0f ? line[column] : 0.0f;
+                    line[column] = fmaf(to, old, from * tile.at(r, c));
+                }
             }
         }
     }

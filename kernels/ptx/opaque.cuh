@@ -15,4 +15,10 @@ __device__ __forceinline__ float opaque(float value) {
     return value;
 }
 
+template <class Value>
+__device__ __forceinline__ const Value* opaque(const Value* pointer) {
+    asm volatile("" : "+l"(pointer));
+    return pointer;
+}
+
 }  // namespace ptx

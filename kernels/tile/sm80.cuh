@@ -150,47 +150,45 @@ struct Sm80 {
         const char* from;  // the first chunk; beyond the operand nothing is read there
         unsigned valid;    // DEPTH: bits 4 and 5, whether the chunks' rows exist; SIDE: bytes
 
-        // Made anew for every slice, for the same reason as `first` in start().
-        __device__ __forceinline__ static int line() {
-            return ptx::opaque(threadIdx.x) / LINE_CHUNKS;
-        }
-        __device__ __forceinline__ static int chunk() {
-            return ptx::opaque(threadIdx.x) % LINE_CHUNKS;
-        }
-
+        // `me`: the thread's index. Like `first` it is made anew every time, not kept in registers
+        // that the tile needs.
         __device__ __forceinline__ void start(const Operand& operand, unsigned first,
                                               unsigned count, unsigned k, bool low) {
+            const unsigned me = ptx::opaque(threadIdx.x);
+            const unsigned line = me / LINE_CHUNKS, chunk = me % LINE_CHUNKS;
             const char* data = static_cast<const char*>(operand.data);
             if (low) data += operand.low * 2;
-            // Made anew for every tile: kept from one to the next, it would cost registers that the
-            // tile needs.
             first = ptx::opaque(first);
             if (LAYOUT == Layout::DEPTH) {
-                const unsigned i = first + line();
+                const unsigned i = first + line;
                 valid = (i < count ? 16 : 0) | (i + APART < count ? 32 : 0);
-                from = data + (i * operand.stride + k + chunk() * CHUNK) * 2;
+                from = data + (i * operand.stride + k + chunk * CHUNK) * 2;
             } else {
-                const unsigned i = first + chunk() * CHUNK;
+                const unsigned i = first + chunk * CHUNK;
                 valid = i < count ? min(count - i, CHUNK) * 2 : 0;
-                from = data + ((k + line()) * operand.stride + i) * 2;
+                from = data + ((k + line) * operand.stride + i) * 2;
             }
         }
 
-        __device__ __forceinline__ void load(const Operand& operand, unsigned to, unsigned k,
-                                             unsigned k_end) {
+        __device__ __forceinline__ void load(const Operand& operand, unsigned me, unsigned to,
+                                             unsigned k, unsigned k_end) {
+            const unsigned line = me / LINE_CHUNKS, chunk = me % LINE_CHUNKS;
             const long long second = APART * operand.stride * 2;
-            to += place<LAYOUT, IS_B>(line(), chunk());
+            to += place<LAYOUT, IS_B>(line, chunk);
             constexpr unsigned OTHER = APART * LINE_CHUNKS * 16;
             if (LAYOUT == Layout::DEPTH) {
-                const unsigned at = k + chunk() * CHUNK;
-                const unsigned bytes = at < k_end ? min(k_end - at, CHUNK) * 2 : 0;
+                unsigned bytes = 16;
+                if (k + DEPTH > k_end) {
+                    const unsigned at = k + chunk * CHUNK;
+                    bytes = at < k_end ? min(k_end - at, CHUNK) * 2 : 0;
+                }
                 ptx::copy16(to, from, valid & 16 ? bytes : 0);
                 ptx::copy16(to + OTHER, from + second, valid & 32 ? bytes : 0);
                 from += DEPTH * 2;
             } else {
-                const unsigned at = k + line();
-                ptx::copy16(to, from, at < k_end ? valid : 0);
-                ptx::copy16(to + OTHER, from + second, at + APART < k_end ? valid : 0);
+                const unsigned left = k_end - k;  // at least 1
+                ptx::copy16(to, from, line < left ? valid : 0);
+                ptx::copy16(to + OTHER, from + second, line + APART < left ? valid : 0);
                 from += second * 2;
             }
         }
@@ -221,12 +219,11 @@ struct Sm80 {
         from_b.start(b, j0, columns, k_begin, false);
         unsigned load_k = k_begin;
         int load_round = first_round;
-        unsigned to = shared;
-        const auto load = [&] {
+        const auto load = [&](unsigned to) {
             if (load_round < 3) {
-                from_a.load(a, to, load_k, k_end);
-                from_b.load(b, to + BYTES, load_k, k_end);
-                to = to == shared + (STAGES - 1) * 2 * BYTES ? shared : to + 2 * BYTES;
+                const unsigned me = ptx::opaque(threadIdx.x);
+                from_a.load(a, me, to, load_k, k_end);
+                from_b.load(b, me, to + BYTES, load_k, k_end);
                 load_k += DEPTH;
                 if (load_k >= k_end) {
                     load_k = k_begin;
@@ -240,7 +237,7 @@ struct Sm80 {
             ptx::copy_commit();
         };
 #pragma unroll
-        for (int stage = 0; stage < STAGES - 1; ++stage) load();
+        for (int stage = 0; stage < STAGES - 1; ++stage) load(shared + stage * 2 * BYTES);
 
         unsigned from = shared;
 #pragma unroll 1
@@ -250,7 +247,8 @@ struct Sm80 {
             for (unsigned k = k_begin; k < k_end; k += DEPTH) {
                 ptx::copy_wait<STAGES - 2>();
                 __syncthreads();
-                load();
+                // Into the stage before this one, which everyone is done with.
+                load(from == shared ? from + (STAGES - 1) * 2 * BYTES : from - 2 * BYTES);
                 bool counts = true;
                 if (Steps::SCALED) {
                     float factor = 1.0f;
