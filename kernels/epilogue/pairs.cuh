@@ -1,6 +1,7 @@
 // Room: epilogues. Which pairs of a tile are negative, which positive: masked inside the tile.
 #pragma once
 
+#include "epilogue/select.cuh"
 #include "ptx/opaque.cuh"
 
 namespace epilogue {
@@ -15,6 +16,7 @@ enum Flag : unsigned {
     LABELED = 2,  // pairs of equal labels are positive
     SHARED = 4,   // anchors and candidates are one set: self-pairs are excluded
     IDS = 8,      // pairs of equal ids that are not positive are excluded
+    MINED = 16,   // negatives below their row's cut do not count
 };
 
 // What is known of the pairs of an n x m matrix; null where a flag says so. Twin of launch::Pairs.
@@ -23,7 +25,7 @@ struct Pairs {
     unsigned rows;
     unsigned columns;
     unsigned flags;
-    unsigned padding;
+    unsigned cut_stride;             // 1: a cut for each row, 0: one for all
     const unsigned* index;           // rows
     const unsigned* row_labels;      // rows
     const unsigned* column_labels;   // columns
@@ -33,6 +35,7 @@ struct Pairs {
     const uint2* column_label_ranges;
     const uint2* row_id_ranges;
     const uint2* column_id_ranges;
+    const Cut* cuts;                 // rows, or one
 };
 
 // The column of a row's one positive, or NO_POSITIVE where it has none. An index beyond the last
@@ -72,6 +75,11 @@ struct Bits {
 #pragma unroll
         for (int i = 0; i < (COUNT + 31) / 32; ++i) word[i] &= ~other.word[i];
     }
+    __device__ __forceinline__ void keep_row(int r, unsigned bits) {
+        const int bit = r * Tile::COLUMNS;
+        constexpr unsigned ROW = Tile::COLUMNS == 32 ? ~0u : (1u << Tile::COLUMNS % 32) - 1;
+        word[bit / 32] &= ~((ROW & ~bits) << (bit % 32));
+    }
     __device__ __forceinline__ bool any() const {
         unsigned all = 0;
 #pragma unroll
@@ -93,6 +101,7 @@ template <class Tile>
 __device__ __forceinline__ bool all_negative(const Pairs& pairs, unsigned i0, unsigned j0) {
     const unsigned flags = pairs.flags;
     bool plain = i0 + Tile::SIDE <= pairs.rows && j0 + Tile::SIDE <= pairs.columns;
+    if (flags & MINED) plain = false;
     // Tiles are square and on one grid: the diagonal only crosses those with equal corners.
     if (flags & SHARED || (flags & INDEXED && !pairs.index)) plain = plain && i0 != j0;
     if (flags & INDEXED && pairs.index) plain = false;
@@ -154,6 +163,24 @@ struct Cells {
         }
         negative.remove(excluded);
         negative.remove(positive);
+    }
+
+    // Takes the negatives below their cuts away, where pairs are mined.
+    __device__ __forceinline__ void mine(const Tile& tile, const Pairs& pairs, unsigned i0,
+                                         unsigned j0) {
+        if (!(pairs.flags & MINED)) return;
+        i0 = ptx::opaque(i0);
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r) {
+            const unsigned row = min(i0 + Tile::row(r), pairs.rows - 1);
+            const Cut cut = pairs.cuts[static_cast<long long>(row) * pairs.cut_stride];
+            unsigned kept = 0;
+#pragma unroll
+            for (int c = 0; c < Tile::COLUMNS; ++c)
+                kept |= static_cast<unsigned>(mined(cut, tile.at(r, c), row, j0 + Tile::column(c)))
+                        << c;
+            negative.keep_row(r, kept);
+        }
     }
 
 private:
