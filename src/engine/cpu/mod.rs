@@ -18,7 +18,7 @@ use self::sweep::{Pass, sweep};
 use crate::engine::{Engine, GradientsMut, Problem, sealed};
 use crate::loss::formula::{self, Group, Scope, Terms};
 use crate::matrix::{Host, Matrix, MatrixMut, Scalar};
-use crate::ops::{check_dimension, check_shape};
+use crate::ops::{TopK, check_dimension, check_shape, pairs_of_top_k};
 use crate::{Element, Result};
 
 /// Performs the passes on the CPU: rayon's current thread pool, products by the `gemm` crate.
@@ -363,6 +363,7 @@ impl sealed::Sealed for CpuEngine {}
 impl Engine for CpuEngine {
     type Device = Host;
     type Buffer = Vec<f32>;
+    type Indices = Vec<u32>;
     type Statistics = Statistics;
 
     fn name(&self) -> String {
@@ -375,6 +376,10 @@ impl Engine for CpuEngine {
 
     fn read(&mut self, buffer: &Vec<f32>) -> Result<Vec<f32>> {
         Ok(buffer.clone())
+    }
+
+    fn read_indices(&mut self, indices: &Vec<u32>) -> Result<Vec<u32>> {
+        Ok(indices.clone())
     }
 
     fn check<T: Element>(&mut self, problem: &Problem<'_, Host, T>) -> Result<()> {
@@ -479,6 +484,18 @@ impl Engine for CpuEngine {
             Scope::Row => rows.into_iter().map(result).collect(),
             Scope::Matrix => vec![result(merge(rows.into_iter(), scale))],
         })
+    }
+
+    fn top_k<T: Element>(
+        &mut self,
+        x: Matrix<'_, Host, T>,
+        y: Matrix<'_, Host, T>,
+        k: usize,
+        scope: Scope,
+    ) -> Result<TopK<Self>> {
+        check_dimension(x, y)?;
+        pairs_of_top_k(x.rows, y.rows, k, scope)?;
+        Err(crate::Error::argument("engine", "top_k on the CPU", "not available yet"))
     }
 
     fn normalize<T: Element>(

@@ -29,9 +29,9 @@ use cudarc::driver::{
 };
 
 use crate::engine::{Engine, GradientsMut, Ids, Positives, Problem, sealed};
-use crate::loss::formula::Scope;
+use crate::loss::formula::{Mining, Scope};
 use crate::matrix::{Cuda, Host, Matrix, MatrixMut, Scalar};
-use crate::ops::{NORM_EPS, check_dimension, check_shape};
+use crate::ops::{NORM_EPS, TopK, check_dimension, check_shape, pairs_of_top_k};
 use crate::{Element, Error, Result};
 use launch::{Address, Launcher, Operand, Output, Pairs};
 use passes::{Gradients, Input, Pass, Planner, Saved, Shape, Wanted};
@@ -40,7 +40,7 @@ use workspace::{Pool, Slab};
 pub use kernels::Kernels;
 pub use launch::Tile;
 pub use probe::{available, device_count};
-pub use workspace::Buffer;
+pub use workspace::{Buffer, Word};
 
 /// Performs losses and primitives on a CUDA device, in the order of one stream.
 #[derive(Debug)]
@@ -209,6 +209,10 @@ impl CudaEngine {
 
     /// What a [`Problem`] does not promise: that its buffers are of this context.
     fn check_problem<T: Element>(&self, problem: &Problem<'_, Cuda, T>) -> Result<()> {
+        if problem.mining != Mining::All {
+            let given = format!("{:?} on CUDA", problem.mining);
+            return Err(Error::argument("mining", given, "All: not available on CUDA yet"));
+        }
         self.check_matrix("x", &problem.x)?;
         self.check_matrix("y", &problem.candidates())?;
         match problem.positives {
@@ -338,7 +342,7 @@ impl<'a> Guards<'a> {
         address
     }
 
-    fn write<'v: 'a>(&mut self, view: &'v mut dyn DevicePtrMut<f32>) -> Address {
+    fn write<'v: 'a, T: 'v>(&mut self, view: &'v mut dyn DevicePtrMut<T>) -> Address {
         let (address, guard) = view.device_ptr_mut(self.stream);
         self.held.push(guard);
         address
@@ -417,6 +421,7 @@ impl sealed::Sealed for CudaEngine {}
 impl Engine for CudaEngine {
     type Device = Cuda;
     type Buffer = Buffer;
+    type Indices = Buffer<u32>;
     type Statistics = Statistics;
 
     fn name(&self) -> String {
@@ -430,6 +435,11 @@ impl Engine for CudaEngine {
     fn read(&mut self, buffer: &Buffer) -> Result<Vec<f32>> {
         self.check_context("buffer", buffer)?;
         Ok(self.stream.clone_dtoh(buffer)?)
+    }
+
+    fn read_indices(&mut self, indices: &Buffer<u32>) -> Result<Vec<u32>> {
+        self.check_context("indices", indices)?;
+        Ok(self.stream.clone_dtoh(indices)?)
     }
 
     fn check<T: Element>(&mut self, problem: &Problem<'_, Cuda, T>) -> Result<()> {
@@ -458,6 +468,7 @@ impl Engine for CudaEngine {
             ids: None,
             scale: Scalar::Value(1.0),
             scope: problem.scope,
+            mining: problem.mining,
             weighting: problem.weighting,
             reduction: problem.reduction,
             normalize: problem.normalize,
@@ -568,6 +579,18 @@ impl Engine for CudaEngine {
             unsafe { plan.run(&launch, &input, base, out) }?;
         }
         Ok(result)
+    }
+
+    fn top_k<T: Element>(
+        &mut self,
+        x: Matrix<'_, Cuda, T>,
+        y: Matrix<'_, Cuda, T>,
+        k: usize,
+        scope: Scope,
+    ) -> Result<TopK<Self>> {
+        self.check_pair(x, y)?;
+        pairs_of_top_k(x.rows, y.rows, k, scope)?;
+        Err(Error::argument("engine", "top_k on CUDA", "the CPU: it is not available on CUDA yet"))
     }
 
     fn normalize<T: Element>(
