@@ -23,6 +23,7 @@ pub(super) struct Table {
     pub terms: CudaFunction,
     pub rows: RowKernels,
     pub add_splits: CudaFunction,
+    pub mining: MiningKernels,
 }
 
 /// The kernels of one tile size (kernels/{stats,gradient,product}.cu).
@@ -50,6 +51,43 @@ pub(super) struct RowKernels {
     pub coefficients: CudaFunction,
     pub sum_moments: CudaFunction,
     pub scale_gradient: CudaFunction,
+}
+
+/// Mining (kernels/mining.cu, one of each for every tile size; kernels/lists.cu).
+pub(super) struct MiningKernels {
+    pub large: MiningTileKernels,
+    pub small: MiningTileKernels,
+    pub begin_search: CudaFunction,
+    pub clear_words: CudaFunction,
+    pub choose_matrix: CudaFunction,
+    pub choose_rows: CudaFunction,
+}
+
+/// The passes of mining over tiles of one size.
+pub(super) struct MiningTileKernels {
+    pub count_matrix: CudaFunction,
+    pub count_rows: CudaFunction,
+    pub collect: CudaFunction,
+}
+
+impl MiningKernels {
+    fn load(mining: &Arc<CudaModule>, lists: &Arc<CudaModule>) -> Result<Self> {
+        let tile = |name: &str| -> Result<MiningTileKernels> {
+            Ok(MiningTileKernels {
+                count_matrix: mining.load_function(&format!("count_matrix_{name}"))?,
+                count_rows: mining.load_function(&format!("count_rows_{name}"))?,
+                collect: mining.load_function(&format!("collect_{name}"))?,
+            })
+        };
+        Ok(Self {
+            large: tile("simt128")?,
+            small: tile("simt32")?,
+            begin_search: lists.load_function("begin_search")?,
+            clear_words: lists.load_function("clear_words")?,
+            choose_matrix: lists.load_function("choose_matrix")?,
+            choose_rows: lists.load_function("choose_rows")?,
+        })
+    }
 }
 
 impl Kernels {
@@ -100,6 +138,7 @@ impl Kernels {
                 scale_gradient: rows.load_function("scale_gradient")?,
             },
             add_splits: product.load_function("add_splits")?,
+            mining: MiningKernels::load(&module("mining")?, &module("lists")?)?,
         })))
     }
 

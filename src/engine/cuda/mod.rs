@@ -18,6 +18,7 @@
 mod images;
 mod kernels;
 mod launch;
+mod mining;
 mod passes;
 mod probe;
 mod workspace;
@@ -141,6 +142,7 @@ impl CudaEngine {
             // An index takes memory where labels do not, and the reverse.
             flags: launch::INDEXED | launch::LABELED | launch::IDS,
             scope: Scope::Matrix,
+            mining: Mining::HardestPerRow(1),
             normalize: true,
         };
         let wanted = Wanted { x: true, y: true, scale: true };
@@ -209,10 +211,6 @@ impl CudaEngine {
 
     /// What a [`Problem`] does not promise: that its buffers are of this context.
     fn check_problem<T: Element>(&self, problem: &Problem<'_, Cuda, T>) -> Result<()> {
-        if problem.mining != Mining::All {
-            let given = format!("{:?} on CUDA", problem.mining);
-            return Err(Error::argument("mining", given, "All: not available on CUDA yet"));
-        }
         self.check_matrix("x", &problem.x)?;
         self.check_matrix("y", &problem.candidates())?;
         match problem.positives {
@@ -320,6 +318,7 @@ fn shape<T: Element>(problem: &Problem<'_, Cuda, T>) -> Shape {
         shared: problem.shared(),
         flags,
         scope: problem.scope,
+        mining: problem.mining,
         normalize: problem.normalize,
     }
 }
@@ -555,6 +554,7 @@ impl Engine for CudaEngine {
             shared: false,
             flags: 0,
             scope,
+            mining: Mining::All,
             normalize: false,
         };
         let plan = self.planner().log_sum_exp(&shape)?;

@@ -8,8 +8,9 @@ use super::launch::{
     Address, Coefficients, Groups, IDS, INDEXED, LABELED, Launcher, Operand, Output, Pairs,
     Product, Ranges, Splits, TERMS_BYTES, TOTALS_BYTES, Tile, Walk, weight_blocks,
 };
+use super::mining::{self, CutsPlan};
 use super::workspace::{Layout, Region};
-use crate::loss::formula::{Reduction, Scope, Weighting};
+use crate::loss::formula::{Mining, Reduction, Scope, Weighting};
 use crate::ops::NORM_EPS;
 use crate::{DType, Error, Result};
 
@@ -31,6 +32,7 @@ pub(super) struct Shape {
     pub shared: bool,
     pub flags: u32,
     pub scope: Scope,
+    pub mining: Mining,
     pub normalize: bool,
 }
 
@@ -194,6 +196,7 @@ pub(super) struct Saved {
     sum: Region,
     log2_sum: Region,
     terms: Region,
+    cuts: Region,
 }
 
 impl Saved {
@@ -208,6 +211,7 @@ impl Saved {
             sum: layout.take::<f32>(groups)?,
             log2_sum: layout.take::<f32>(groups)?,
             terms: layout.take::<[u8; TERMS_BYTES]>(shape.n)?,
+            cuts: layout.take::<[u8; mining::CUT_BYTES]>(mining::groups(shape))?,
         };
         Ok((saved, layout.bytes()))
     }
@@ -262,6 +266,7 @@ impl RowGroups {
 pub(super) struct ForwardPlan {
     groups: RowGroups,
     ranges: KeyRanges,
+    cuts: Option<CutsPlan>,
     terms_ranges: KeyRanges,
     positive: Region,
     terms_walk: Walk,
@@ -270,11 +275,12 @@ pub(super) struct ForwardPlan {
 }
 
 impl ForwardPlan {
-    fn plan(layout: &mut Layout, planner: &Planner, shape: &Shape) -> Result<Self> {
+    fn plan(layout: &mut Layout, planner: &Planner, shape: &Shape, lean: bool) -> Result<Self> {
         let Shape { n, m, .. } = *shape;
         let labels = shape.has(LABELED);
         let groups = RowGroups::plan(layout, planner, shape)?;
         let ranges = KeyRanges::plan(layout, shape, groups.tile)?;
+        let cuts = CutsPlan::plan(layout, shape, groups.tile, lean)?;
         let terms_ranges = match groups.tile {
             Tile::Small => ranges,
             Tile::Large => {
@@ -287,6 +293,7 @@ impl ForwardPlan {
         Ok(Self {
             groups,
             ranges,
+            cuts,
             terms_ranges,
             positive: layout.take::<f32>(if shape.has(INDEXED) { n } else { 0 })?,
             terms_walk,
@@ -394,8 +401,10 @@ impl Planner {
             let mut layout = Layout::default();
             let units = Units::plan(&mut layout, shape)?;
             let mark = layout;
-            let forward =
-                if forward { Some(ForwardPlan::plan(&mut layout, self, shape)?) } else { None };
+            let forward = match forward {
+                true => Some(ForwardPlan::plan(&mut layout, self, shape, lean)?),
+                false => None,
+            };
             layout.rewind(mark);
             let backward = match backward {
                 Some(wanted) => {
@@ -494,7 +503,12 @@ impl Pass<'_> {
         unsafe {
             self.launch.scalar(self.input.scale.0, self.input.scale.1, true, scale)?;
             let rows = self.units()?;
-            let pairs = self.ranges(&plan.ranges)?;
+            let mut pairs = self.ranges(&plan.ranges)?;
+            if let Some(cuts) = &plan.cuts {
+                let (Rows { x, y }, to) = (rows, self.saved.cuts.at(self.saved_base));
+                cuts.find(&self.launch, shape, x, y, &pairs, to, base)?;
+                pairs = mining::mined(pairs, shape, to);
+            }
             let row_sum = row_groups(
                 &self.launch,
                 &plan.groups,
@@ -554,6 +568,7 @@ impl Pass<'_> {
             // After a forward pass of the same call the unit rows are still there.
             let rows = if self.plan.forward.is_some() { self.unit_rows() } else { self.units()? };
             let pairs = self.ranges(&plan.ranges)?;
+            let pairs = mining::mined(pairs, shape, self.saved.cuts.at(self.saved_base));
             self.launch.coefficients(
                 self.saved.terms.at(self.saved_base),
                 n as u32,
@@ -786,7 +801,7 @@ mod tests {
 
     fn shape(n: usize, m: usize, d: usize) -> Shape {
         let flags = LABELED | IDS;
-        Shape { n, m, d, shared: false, flags, scope: Scope::Matrix, normalize: true }
+        Shape { n, m, d, shared: false, flags, scope: Scope::Matrix, mining: Mining::All, normalize: true }
     }
 
     fn planner(bound: usize) -> Planner {

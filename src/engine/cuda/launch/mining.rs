@@ -1,0 +1,173 @@
+//! Room: engines, CUDA. Launches of the kernels of mining; as launch.rs, of which it is a part.
+
+use cudarc::driver::{CudaFunction, DeviceRepr, PushKernelArg};
+
+use super::{Address, Launcher, Operand, Pairs, THREADS, Tile, blocks, configuration};
+use crate::Result;
+use crate::engine::cuda::kernels::MiningTileKernels;
+
+/// Bytes of epilogue::Cut (kernels/epilogue/select.cuh).
+pub(in crate::engine::cuda) const CUT_BYTES: usize = 16;
+/// Bytes of epilogue::Search.
+pub(in crate::engine::cuda) const SEARCH_BYTES: usize = 24;
+/// Bits of a digit, at most, for a search in the whole matrix and in each row (kernels/mining.cu).
+pub(in crate::engine::cuda) const MATRIX_BITS: u32 = 11;
+pub(in crate::engine::cuda) const ROW_BITS: u32 = 8;
+
+/// Twin of epilogue::Step (kernels/epilogue/select.cuh): a digit of a pair.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine::cuda) struct Step {
+    /// 0: the similarity's key, 1: ~row, 2: ~column.
+    pub word: u32,
+    pub shift: u32,
+    pub bits: u32,
+}
+
+// SAFETY: plain data laid out as C lays it out, field by field as in the kernels' headers.
+unsafe impl DeviceRepr for Step {}
+
+/// Groups of a search: the places of their searches and cuts.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::cuda) struct Searches {
+    pub searches: Address,
+    pub cuts: Address,
+    pub by_row: bool,
+}
+
+impl Searches {
+    /// From this row on, where there is one for each.
+    pub fn starting_at(self, row: usize) -> Self {
+        let row = if self.by_row { row as u64 } else { 0 };
+        Self {
+            searches: self.searches + row * SEARCH_BYTES as u64,
+            cuts: self.cuts + row * CUT_BYTES as u64,
+            ..self
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // one for each of a kernel's
+impl Launcher<'_> {
+    fn mining(&self, tile: Tile) -> &MiningTileKernels {
+        match tile {
+            Tile::Large => &self.table.mining.large,
+            Tile::Small => &self.table.mining.small,
+        }
+    }
+
+    /// Begins searches for the k hardest of `count` groups. `above`: the bits of ~row and ~column
+    /// that no digit covers. Nothing is done where `gate` is not 0 and a 0 stands there.
+    pub unsafe fn begin_search(
+        &self,
+        k: u64,
+        count: u32,
+        above: (u32, u32),
+        gate: Address,
+        to: Searches,
+    ) -> Result<()> {
+        let by_row = i32::from(to.by_row);
+        let function = &self.table.mining.begin_search;
+        let grid = blocks(count as usize);
+        let (row, column) = above;
+        let Searches { searches, cuts, .. } = to;
+        launch!(
+            self, function, grid, THREADS, &k, &count, &by_row, &row, &column, &gate, &searches,
+            &cuts
+        )
+    }
+
+    /// Sets `count` words to 0.
+    pub unsafe fn clear_words(&self, words: Address, count: u64) -> Result<()> {
+        let function = &self.table.mining.clear_words;
+        launch!(self, function, blocks(count as usize), THREADS, &words, &count)
+    }
+
+    /// Counts the negatives with each digit that follows those found. `counters`: 2^MATRIX_BITS u64.
+    /// Ranges per side of `tile`.
+    pub unsafe fn count_matrix(
+        &self,
+        tile: Tile,
+        x: Operand,
+        y: Operand,
+        depth: u32,
+        pairs: &Pairs,
+        step: Step,
+        search: Searches,
+        counters: Address,
+    ) -> Result<()> {
+        let function = &self.mining(tile).count_matrix;
+        let grid = tiles(tile, pairs.rows, pairs.columns);
+        let search = search.searches;
+        launch!(
+            self,
+            function,
+            grid,
+            tile.threads(),
+            &x,
+            &y,
+            &depth,
+            pairs,
+            &step,
+            &search,
+            &counters
+        )
+    }
+
+    /// The same for the rows `first` to `end`, each for itself. `search`: of all rows; `counters`:
+    /// (end − first) × 2^ROW_BITS u32. `first` is a multiple of the tile's side.
+    pub unsafe fn count_rows(
+        &self,
+        tile: Tile,
+        x: Operand,
+        y: Operand,
+        depth: u32,
+        pairs: &Pairs,
+        first: u32,
+        end: u32,
+        step: Step,
+        search: Searches,
+        counters: Address,
+    ) -> Result<()> {
+        let function = &self.mining(tile).count_rows;
+        let grid = tiles(tile, end - first, pairs.columns);
+        let searches = search.searches;
+        launch!(
+            self,
+            function,
+            grid,
+            tile.threads(),
+            &x,
+            &y,
+            &depth,
+            pairs,
+            &first,
+            &end,
+            &step,
+            &searches,
+            &counters
+        )
+    }
+
+    /// Chooses the digit of `count` groups from the counters, clears these and moves the cuts.
+    pub unsafe fn choose(
+        &self,
+        step: Step,
+        count: u32,
+        counters: Address,
+        search: Searches,
+    ) -> Result<()> {
+        let kernels = &self.table.mining;
+        let (function, threads) = match search.by_row {
+            true => (&kernels.choose_rows, 32),
+            false => (&kernels.choose_matrix, THREADS),
+        };
+        let Searches { searches, cuts, .. } = search;
+        launch!(self, function, count as usize, threads, &step, &counters, &searches, &cuts)
+    }
+}
+
+/// Tiles of so many rows and columns.
+pub(in crate::engine::cuda) fn tiles(tile: Tile, rows: u32, columns: u32) -> usize {
+    (rows as usize).div_ceil(tile.side()) * (columns as usize).div_ceil(tile.side())
+}
