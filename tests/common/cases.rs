@@ -339,6 +339,7 @@ fn hard_to_choose_from() -> Vec<(Problem, &'static str)> {
     let (of_x, of_y) = (copies(12), copies(13));
     let mut random = Random::new(78);
     let (few, other_few) = (random.whole(21 * 3, 2), random.whole(17 * 3, 2));
+    let (wide, other_wide) = (random.whole(43 * 8, 2), random.whole(40 * 8, 2));
     let (early, late) = (random.whole(67 * 3, 1), random.whole(66 * 3, 1));
     let last = |values: &[f32], from: usize| -> Vec<f32> {
         let add = |at| if at / 3 >= from { 4.0 } else { 0.0 };
@@ -356,6 +357,7 @@ fn hard_to_choose_from() -> Vec<(Problem, &'static str)> {
         (similarities(10, 11, 0.05, &|i, j| 0.0 - (11 * i + j) as f32), "sorted in reverse"),
         (of((12, 13, 2), of_x, of_y, 0.3), "copies of three vectors"),
         (of((21, 17, 3), few, other_few, 0.4), "many ties"),
+        (of((43, 40, 8), wide, other_wide, 0.2), "few of many"),
         (of((1, 23, 1), vec![2.0], (0..23).map(|j| (j % 5) as f32).collect(), 0.3), "one anchor"),
         (
             of((23, 2, 1), (0..23).map(|i| (i % 4) as f32).collect(), vec![1.0; 2], 0.3),
