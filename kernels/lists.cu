@@ -1,10 +1,11 @@
-// Program: what mining does between its passes over tiles (mining.cu): the search for cuts, digit by
-// digit, from counts. O(groups) work.
+// Program: what mining does besides its passes over tiles (mining.cu): the search for cuts, digit by
+// digit, from counts; and lists of pairs, sorted. O(groups) and O(length) work.
 //
-// A group is the whole matrix, or a row.
+// A group is the whole matrix, or a row. Pairs come into a list in any order; sorted by all that
+// tells them apart, they are the same on every run.
 
-#include "epilogue/pairs.cuh"
 #include "epilogue/select.cuh"
+#include "ptx/match.cuh"
 
 using namespace epilogue;
 
@@ -91,4 +92,110 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(32)
     choose_rows(Step step, unsigned* counters, Search* searches, Cut* cuts) {
     choose<32>(step, counters, searches, cuts);
+}
+
+// ---- Sorting -------------------------------------------------------------------------------------
+
+// A radix sort, stable, one digit of 8 bits at a time, the last one first: by row, column or
+// similarity, descending. Three kernels a digit: how many pairs of each digit a block has; where
+// they go; there they go.
+constexpr int DIGITS = 256;
+constexpr int EACH = 8;                     // pairs a thread
+constexpr int CHUNK = THREADS * EACH;       // pairs a block; twin of launch::SORT_CHUNK
+constexpr int WARPS = THREADS / 32;
+
+__device__ __forceinline__ unsigned length(const List& list) {
+    return min(*list.count, list.capacity);
+}
+
+__device__ __forceinline__ unsigned sort_digit(const List& list, unsigned i, const Step& step) {
+    const unsigned word = step.word == 0   ? ~order_key(list.similarity[i])
+                          : step.word == 1 ? list.row[i]
+                                           : list.column[i];
+    return word >> step.shift & (DIGITS - 1);
+}
+
+// counts: [digit][block]. Grid: ceil(capacity / CHUNK).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sort_count(List list, Step step, unsigned* counts) {
+    __shared__ unsigned shared[DIGITS];
+    shared[threadIdx.x] = 0;
+    __syncthreads();
+    const unsigned count = length(list);
+#pragma unroll 1
+    for (int e = 0; e < EACH; ++e) {
+        const unsigned i = blockIdx.x * CHUNK + e * THREADS + threadIdx.x;
+        if (i < count) atomicAdd(&shared[sort_digit(list, i, step)], 1u);
+    }
+    __syncthreads();
+    counts[threadIdx.x * gridDim.x + blockIdx.x] = shared[threadIdx.x];
+}
+
+// Counts into places: every one becomes the sum of those before it. Grid 1, a thread a digit.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sort_places(unsigned* counts, unsigned blocks) {
+    __shared__ unsigned sums[THREADS];
+    unsigned* own = counts + threadIdx.x * blocks;
+    unsigned sum = 0;
+    for (unsigned i = 0; i < blocks; ++i) sum += own[i];
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+#pragma unroll 1
+    for (int reach = 1; reach < THREADS; reach *= 2) {
+        const unsigned before = threadIdx.x >= reach ? sums[threadIdx.x - reach] : 0;
+        __syncthreads();
+        sums[threadIdx.x] += before;
+        __syncthreads();
+    }
+    unsigned place = sums[threadIdx.x] - sum;
+    for (unsigned i = 0; i < blocks; ++i) {
+        const unsigned count = own[i];
+        own[i] = place;
+        place += count;
+    }
+}
+
+// Each warp takes 32 * EACH pairs of the block's in turn; equal digits of 32 keep their order.
+// Grid as sort_count.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sort_move(List from, List to, Step step, const unsigned* places) {
+    __shared__ unsigned next[WARPS][DIGITS];
+    const unsigned count = length(from);
+    const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const unsigned first = blockIdx.x * CHUNK + warp * (32 * EACH) + lane;
+#pragma unroll 1
+    for (int w = 0; w < WARPS; ++w) next[w][threadIdx.x] = 0;
+    __syncthreads();
+#pragma unroll 1
+    for (int e = 0; e < EACH; ++e) {
+        const unsigned i = first + 32 * e;
+        if (i < count) atomicAdd(&next[warp][sort_digit(from, i, step)], 1u);
+    }
+    __syncthreads();
+    unsigned place = places[threadIdx.x * gridDim.x + blockIdx.x];
+#pragma unroll 1
+    for (int w = 0; w < WARPS; ++w) {
+        const unsigned own = next[w][threadIdx.x];
+        next[w][threadIdx.x] = place;
+        place += own;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int e = 0; e < EACH; ++e) {
+        const unsigned i = first + 32 * e;
+        const bool valid = i < count;
+        const unsigned digit = valid ? sort_digit(from, i, step) : DIGITS;
+        const unsigned peers = ptx::match_any(digit);
+        const unsigned rank = __popc(peers & ((1u << lane) - 1));
+        unsigned start = 0;
+        if (valid) start = next[warp][digit];
+        __syncwarp();
+        if (valid) {
+            if (rank == 0) next[warp][digit] = start + __popc(peers);
+            to.similarity[start + rank] = from.similarity[i];
+            to.row[start + rank] = from.row[i];
+            to.column[start + rank] = from.column[i];
+        }
+        __syncwarp();
+    }
 }

@@ -106,15 +106,6 @@ struct Sample {
     }
 };
 
-// A list of pairs. Twin of launch::List.
-struct List {
-    float* similarity;
-    unsigned* row;
-    unsigned* column;
-    unsigned long long capacity;
-    unsigned long long* count;  // how many there are to be; beyond the capacity they are lost
-};
-
 template <class Tile>
 __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsigned depth,
                                         const Pairs& pairs, const Sample& sample,

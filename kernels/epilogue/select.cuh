@@ -49,6 +49,15 @@ __device__ __forceinline__ bool includes(const Cut& cut, float similarity, unsig
            (key == cut.key && (row < cut.row || (row == cut.row && column <= cut.column)));
 }
 
+// A list of pairs. Twin of launch::List.
+struct List {
+    float* similarity;
+    unsigned* row;
+    unsigned* column;
+    unsigned long long capacity;
+    unsigned long long* count;  // how many there are to be; beyond the capacity they are lost
+};
+
 // The search for the k-th pair of a group: the digits found so far, the rest 0; row and column
 // complemented. Twin of launch::SEARCH_BYTES.
 struct Search {

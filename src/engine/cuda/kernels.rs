@@ -61,6 +61,9 @@ pub(super) struct MiningKernels {
     pub clear_words: CudaFunction,
     pub choose_matrix: CudaFunction,
     pub choose_rows: CudaFunction,
+    pub sort_count: CudaFunction,
+    pub sort_places: CudaFunction,
+    pub sort_move: CudaFunction,
 }
 
 /// The passes of mining over tiles of one size.
@@ -86,6 +89,9 @@ impl MiningKernels {
             clear_words: lists.load_function("clear_words")?,
             choose_matrix: lists.load_function("choose_matrix")?,
             choose_rows: lists.load_function("choose_rows")?,
+            sort_count: lists.load_function("sort_count")?,
+            sort_places: lists.load_function("sort_places")?,
+            sort_move: lists.load_function("sort_move")?,
         })
     }
 }

@@ -239,7 +239,7 @@ macro_rules! launch {
         // SAFETY: the arguments are those of the kernel's signature, in order and type; the
         // addresses among them are the caller's promise.
         unsafe { builder.launch(configuration) }?;
-        Ok(())
+        crate::Result::<(), crate::Error>::Ok(())
     }};
 }
 

@@ -11,7 +11,9 @@
 //! same way. A search that is over skips its passes: on the device, so that the launches are always
 //! the same and nothing waits for the host.
 
-use super::launch::mining::{MATRIX_BITS, ROW_BITS, SEARCH_BYTES, Searches, Step};
+use super::launch::mining::{
+    List, MATRIX_BITS, ROW_BITS, SEARCH_BYTES, SORT_BITS, Sample, Searches, Step, sort_counters,
+};
 use super::launch::{Address, Launcher, MINED, Operand, Pairs, Tile};
 use super::passes::Shape;
 use super::workspace::{Layout, Region};
@@ -166,6 +168,152 @@ impl CutsPlan {
             }
         }
         Ok(())
+    }
+}
+
+/// Places of a list of pairs.
+#[derive(Clone, Copy, Debug)]
+struct ListPlan {
+    similarity: Region,
+    row: Region,
+    column: Region,
+    capacity: usize,
+}
+
+impl ListPlan {
+    fn plan(layout: &mut Layout, capacity: usize) -> Result<Self> {
+        Ok(Self {
+            similarity: layout.take::<f32>(capacity)?,
+            row: layout.take::<u32>(capacity)?,
+            column: layout.take::<u32>(capacity)?,
+            capacity,
+        })
+    }
+
+    fn at(&self, base: Address, count: Address) -> List {
+        List {
+            similarity: self.similarity.at(base),
+            row: self.row.at(base),
+            column: self.column.at(base),
+            capacity: self.capacity as u64,
+            count,
+        }
+    }
+}
+
+/// What a list is sorted by, the most important first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Similarity,
+    Row,
+    Column,
+}
+
+/// The digits of a sort, the last one first. n, m: rows and columns.
+fn sort_steps(by: &[By], n: usize, m: usize) -> impl Iterator<Item = Step> {
+    let bits = |count: usize| usize::BITS - (count - 1).leading_zeros();
+    by.iter().rev().flat_map(move |by| {
+        let (word, bits) = match by {
+            By::Similarity => (0, u32::BITS),
+            By::Row => (1, bits(n)),
+            By::Column => (2, bits(m)),
+        };
+        (0..bits.div_ceil(SORT_BITS)).map(move |digit| Step {
+            word,
+            shift: digit * SORT_BITS,
+            bits: SORT_BITS,
+        })
+    })
+}
+
+/// Sorts `list`, going back and forth between it and `other`; the result goes into `to`.
+///
+/// # Safety
+/// As for [`super::passes::Pass`]; `counters` are as many as a sort of the list takes.
+unsafe fn sort(
+    launch: &Launcher<'_>,
+    mut list: List,
+    mut other: List,
+    to: List,
+    steps: impl Iterator<Item = Step>,
+    counters: Address,
+) -> Result<()> {
+    let mut steps = steps.peekable();
+    while let Some(step) = steps.next() {
+        let target = if steps.peek().is_some() { other } else { to };
+        // SAFETY: the caller's.
+        unsafe { launch.sort(list, target, step, counters) }?;
+        (list, other) = (other, list);
+    }
+    Ok(())
+}
+
+/// The most similar pairs, sorted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TopKPlan {
+    cuts: CutsPlan,
+    cut: Region,
+    lists: [ListPlan; 2],
+    count: Region,
+    counters: Region,
+    pub bytes: usize,
+}
+
+impl TopKPlan {
+    /// Of a shape without positives; `pairs` in all, at most 2³¹.
+    pub fn plan(shape: &Shape, tile: Tile, pairs: usize, lean: bool) -> Result<Self> {
+        let mut layout = Layout::default();
+        let cut = layout.take::<[u8; CUT_BYTES]>(groups(shape))?;
+        let lists = [ListPlan::plan(&mut layout, pairs)?, ListPlan::plan(&mut layout, pairs)?];
+        let count = layout.take::<u64>(1)?;
+        let counters = layout.take::<u32>(sort_counters(pairs))?;
+        let cuts = CutsPlan::plan(&mut layout, shape, tile, lean)?;
+        let cuts = cuts.expect("a shape with mining");
+        Ok(Self { cuts, cut, lists, count, counters, bytes: layout.bytes() })
+    }
+
+    /// `values`, `rows`, `columns`: of all pairs; `rows` may be 0 where each row has its own.
+    ///
+    /// # Safety
+    /// As for [`super::passes::Pass`].
+    #[allow(clippy::too_many_arguments)] // the operands and results of a pass
+    pub unsafe fn run(
+        &self,
+        launch: &Launcher<'_>,
+        shape: &Shape,
+        x: Operand,
+        y: Operand,
+        base: Address,
+        values: Address,
+        rows: Address,
+        columns: Address,
+    ) -> Result<()> {
+        let Shape { n, m, d, .. } = *shape;
+        let count = self.count.at(base);
+        let [list, other] = self.lists.map(|list| list.at(base, count));
+        let by: &[By] = match shape.mining {
+            Mining::HardestPerRow(_) => &[By::Row, By::Similarity, By::Column],
+            _ => &[By::Similarity, By::Row, By::Column],
+        };
+        let steps = sort_steps(by, n, m);
+        // What is not asked for goes where nothing is read from any more.
+        let row = if rows == 0 { None } else { Some(rows) };
+        let moves = sort_steps(by, n, m).count();
+        let last = if moves % 2 == 1 { other } else { list };
+        let to = List { similarity: values, row: row.unwrap_or(last.row), column: columns, ..list };
+        let pairs = Pairs::new(n, m);
+        let cut = self.cut.at(base);
+        // SAFETY: regions of the plan are as large as its sizes say; the cuts include exactly as
+        // many pairs as the lists hold.
+        unsafe {
+            self.cuts.find(launch, shape, x, y, &pairs, cut, base)?;
+            let mut pairs = mined(pairs, shape, cut);
+            pairs.flags &= !MINED;
+            launch.clear_words(count, 2)?;
+            let (tile, depth) = (self.cuts.tile, d as u32);
+            launch.collect(tile, x, y, depth, &pairs, Sample::ALL, 0, list, 0, 0)?;
+            sort(launch, list, other, to, steps, self.counters.at(base))
+        }
     }
 }
 

@@ -589,8 +589,41 @@ impl Engine for CudaEngine {
         scope: Scope,
     ) -> Result<TopK<Self>> {
         self.check_pair(x, y)?;
-        pairs_of_top_k(x.rows, y.rows, k, scope)?;
-        Err(Error::argument("engine", "top_k on CUDA", "the CPU: it is not available on CUDA yet"))
+        let pairs = pairs_of_top_k(x.rows, y.rows, k, scope)?;
+        let k = if scope == Scope::Row { k.min(y.rows) } else { pairs };
+        let shape = Shape {
+            n: x.rows,
+            m: y.rows,
+            d: x.cols,
+            shared: false,
+            flags: 0,
+            scope,
+            mining: match scope {
+                Scope::Row => Mining::HardestPerRow(k),
+                Scope::Matrix => Mining::Hardest(k),
+            },
+            normalize: false,
+        };
+        let plan = self.planner().top_k(&shape, pairs)?;
+        let mut values: Buffer = self.results.take(pairs)?;
+        let mut columns: Buffer<u32> = self.results.take(pairs)?;
+        let mut rows: Option<Buffer<u32>> = match scope {
+            Scope::Row => None,
+            Scope::Matrix => Some(self.results.take(pairs)?),
+        };
+        let base = self.slab.reserve(&self.stream, plan.bytes)?;
+        let stream = self.stream.clone();
+        {
+            let mut guards = Guards::new(&stream);
+            let (x, y) = (guards.operand(x), guards.operand(y));
+            let (values, columns) = (guards.write(&mut values), guards.write(&mut columns));
+            let rows = rows.as_mut().map_or(0, |rows| guards.write(rows));
+            let launch = Launcher { stream: &stream, table: self.kernels.table() };
+            // SAFETY: the guards hold the buffers, whose contexts and shapes were checked; results
+            // and scratch memory have the planned sizes.
+            unsafe { plan.run(&launch, &shape, x, y, base, values, rows, columns) }?;
+        }
+        Ok(TopK { k, values, rows, columns })
     }
 
     fn normalize<T: Element>(

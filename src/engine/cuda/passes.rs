@@ -8,7 +8,7 @@ use super::launch::{
     Address, Coefficients, Groups, IDS, INDEXED, LABELED, Launcher, Operand, Output, Pairs,
     Product, Ranges, Splits, TERMS_BYTES, TOTALS_BYTES, Tile, Walk, weight_blocks,
 };
-use super::mining::{self, CutsPlan};
+use super::mining::{self, CutsPlan, TopKPlan};
 use super::workspace::{Layout, Region};
 use crate::loss::formula::{Mining, Reduction, Scope, Weighting};
 use crate::ops::NORM_EPS;
@@ -438,6 +438,24 @@ impl Planner {
         let needed =
             if self.tile.is_none() { smallest.bytes.min(least.bytes) } else { least.bytes };
         Err(Error::WorkspaceTooSmall { needed, bound: self.bound })
+    }
+
+    /// Plans a selection of so many pairs, of a shape without positives.
+    pub fn top_k(&self, shape: &Shape, pairs: usize) -> Result<TopKPlan> {
+        if pairs > i32::MAX as usize {
+            let given = format!("{pairs} pairs in all");
+            return Err(Error::argument("k", given, format!("at most {}", i32::MAX)));
+        }
+        let tile = self.tile(shape.n, shape.m);
+        let plan = TopKPlan::plan(shape, tile, pairs, false)?;
+        if plan.bytes <= self.bound {
+            return Ok(plan);
+        }
+        let plan = TopKPlan::plan(shape, tile, pairs, true)?;
+        if plan.bytes > self.bound {
+            return Err(Error::WorkspaceTooSmall { needed: plan.bytes, bound: self.bound });
+        }
+        Ok(plan)
     }
 
     /// Plans a log-sum-exp over all pairs.

@@ -24,8 +24,57 @@ pub(in crate::engine::cuda) struct Step {
     pub bits: u32,
 }
 
+/// Twin of epilogue::List (kernels/epilogue/select.cuh): `capacity` pairs, and a u64 that counts
+/// them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::cuda) struct List {
+    pub similarity: Address,
+    pub row: Address,
+    pub column: Address,
+    pub capacity: u64,
+    pub count: Address,
+}
+
+/// Twin of Sample (kernels/mining.cu): which tiles a pass takes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::cuda) struct Sample {
+    /// Every so many-th tile,
+    pub stride: u32,
+    /// but for every so many-th of these; 0 for all.
+    pub skip: u32,
+}
+
+impl Sample {
+    pub const ALL: Self = Self { stride: 1, skip: 0 };
+
+    /// How many of so many tiles it takes.
+    pub fn count(self, tiles: usize) -> usize {
+        let multiples = tiles.div_ceil(self.stride as usize);
+        match self.skip as usize {
+            0 => multiples,
+            skip => multiples - multiples.div_ceil(skip),
+        }
+    }
+}
+
 // SAFETY: plain data laid out as C lays it out, field by field as in the kernels' headers.
 unsafe impl DeviceRepr for Step {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for List {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Sample {}
+
+/// Pairs that a block of the sort takes (kernels/lists.cu).
+const SORT_CHUNK: usize = 2048;
+/// Digits of the sort.
+pub(in crate::engine::cuda) const SORT_BITS: u32 = 8;
+
+/// Counters of a sort of so many pairs.
+pub(in crate::engine::cuda) fn sort_counters(capacity: usize) -> usize {
+    capacity.div_ceil(SORT_CHUNK) << SORT_BITS
+}
 
 /// Groups of a search: the places of their searches and cuts.
 #[derive(Clone, Copy, Debug)]
@@ -164,6 +213,54 @@ impl Launcher<'_> {
         };
         let Searches { searches, cuts, .. } = search;
         launch!(self, function, count as usize, threads, &step, &counters, &searches, &cuts)
+    }
+
+    /// Adds the negatives of the sample's tiles that their cuts include to a list, in any order.
+    /// Nothing is done where `gate` is not 0 and a 0 stands there. `pairs` with cuts, not MINED,
+    /// ranges per side of `tile`. `poison`: rows u32, NaN's bits set where a row is not finite;
+    /// `positive`: rows f32, as [`Launcher::stats`] leaves them; either may be 0.
+    pub unsafe fn collect(
+        &self,
+        tile: Tile,
+        x: Operand,
+        y: Operand,
+        depth: u32,
+        pairs: &Pairs,
+        sample: Sample,
+        gate: Address,
+        list: List,
+        poison: Address,
+        positive: Address,
+    ) -> Result<()> {
+        let function = &self.mining(tile).collect;
+        let grid = sample.count(tiles(tile, pairs.rows, pairs.columns));
+        launch!(
+            self,
+            function,
+            grid,
+            tile.threads(),
+            &x,
+            &y,
+            &depth,
+            pairs,
+            &sample,
+            &gate,
+            &list,
+            &poison,
+            &positive
+        )
+    }
+
+    /// One digit of a stable sort: `from` into `to`, which count alike. `counters`: as many u32 as
+    /// [`sort_counters`] says.
+    pub unsafe fn sort(&self, from: List, to: List, step: Step, counters: Address) -> Result<()> {
+        let kernels = &self.table.mining;
+        let chunks = (from.capacity as usize).div_ceil(SORT_CHUNK);
+        let blocks = chunks as u32;
+        // SAFETY: the caller's; each kernel reads what the one before it wrote.
+        launch!(self, &kernels.sort_count, chunks, THREADS, &from, &step, &counters)?;
+        launch!(self, &kernels.sort_places, 1, THREADS, &counters, &blocks)?;
+        launch!(self, &kernels.sort_move, chunks, THREADS, &from, &to, &step, &counters)
     }
 }
 
