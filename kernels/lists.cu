@@ -4,15 +4,26 @@
 // A group is the whole matrix, or a row. Pairs come into a list in any order; sorted by all that
 // tells them apart, they are the same on every run.
 
+#include "epilogue/pairs.cuh"
 #include "epilogue/select.cuh"
+#include "epilogue/store.cuh"
+#include "epilogue/terms.cuh"
 #include "ptx/match.cuh"
+#include "ptx/shuffle.cuh"
+#include "tile/element.cuh"
 
 using namespace epilogue;
+using tile::Operand;
 
 constexpr int THREADS = 256;
+constexpr double LOG2E_F64 = 1.44269504088896340736;
 
 __device__ __forceinline__ long long thread_index() {
     return static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
+}
+
+__device__ __forceinline__ unsigned length(const List& list) {
+    return min(*list.count, list.capacity);
 }
 
 // ---- The search ----------------------------------------------------------------------------------
@@ -94,6 +105,186 @@ extern "C" __global__ void __launch_bounds__(32)
     choose<32>(step, counters, searches, cuts);
 }
 
+// Counts the pairs of a list that have each digit, as mining.cu does those of tiles. Counters: 2^bits
+// a group, added to. Grid-stride.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    count_list_matrix(List list, Step step, const Search* search, unsigned long long* counters) {
+    __shared__ unsigned counts[2048];
+    if (search->settled) return;
+    for (unsigned i = threadIdx.x; i < 2048; i += THREADS) counts[i] = 0;
+    __syncthreads();
+    const Search found = *search;
+    const unsigned count = length(list);
+    for (unsigned long long i = thread_index(); i < count; i += gridDim.x * THREADS) {
+        unsigned digit;
+        if (digit_of(found, step, list.similarity[i], list.row[i], list.column[i], digit))
+            atomicAdd(&counts[digit], 1u);
+    }
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < 2048; i += THREADS)
+        if (counts[i] != 0) atomicAdd(&counters[i], static_cast<unsigned long long>(counts[i]));
+}
+extern "C" __global__ void __launch_bounds__(THREADS)
+    count_list_rows(List list, Step step, const Search* searches, unsigned* counters) {
+    const unsigned count = length(list);
+    for (unsigned long long i = thread_index(); i < count; i += gridDim.x * THREADS) {
+        const unsigned row = list.row[i];
+        const Search found = searches[row];
+        unsigned digit;
+        if (!found.settled &&
+            digit_of(found, step, list.similarity[i], row, list.column[i], digit))
+            atomicAdd(&counters[(static_cast<long long>(row) << step.bits) + digit], 1u);
+    }
+}
+
+// ---- Lists ---------------------------------------------------------------------------------------
+
+// Whether a list has lost pairs: then `lost` is 1 and the list begins anew. Grid 1, block 1.
+extern "C" __global__ void judge_list(List list, unsigned* lost) {
+    *lost = *list.count > list.capacity;
+    if (*lost) *list.count = 0;
+}
+
+// The pairs that their cuts include, in no particular order, added to `to`. Grid-stride.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    keep_mined(List from, const Cut* cuts, unsigned cut_stride, List to) {
+    const unsigned count = length(from);
+    for (unsigned long long i = thread_index(); i < count; i += gridDim.x * THREADS) {
+        const unsigned row = from.row[i], column = from.column[i];
+        const float similarity = from.similarity[i];
+        if (!includes(cuts[static_cast<long long>(row) * cut_stride], similarity, row, column))
+            continue;
+        const unsigned long long at = atomicAdd(to.count, 1ull);
+        if (at >= to.capacity) continue;
+        to.similarity[at] = similarity;
+        to.row[at] = row;
+        to.column[at] = column;
+    }
+}
+
+// starts[i] = how many pairs of a sorted list lie before row (or column) i: groups + 1 of them.
+// Grid: ceil((groups + 1) / 256).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    list_starts(List list, int by_row, unsigned groups, unsigned* starts) {
+    const long long group = thread_index();
+    if (group > groups) return;
+    const unsigned* keys = by_row ? list.row : list.column;
+    unsigned low = 0, high = length(list);
+    while (low < high) {
+        const unsigned middle = low + (high - low) / 2;
+        if (keys[middle] < group)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    starts[group] = low;
+}
+
+// M and Z of every row from a list of negatives sorted by rows; poison, as mining.cu left it, is
+// added to Z. Lane l takes every 32nd pair; the lanes come together in a fixed tree.
+// Grid: ceil(rows / 8), a warp a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    list_groups(List list, const unsigned* starts, unsigned rows, const unsigned* poison,
+                const float* scale, float* maximum, float* sum, float* log2_sum) {
+    const long long row = static_cast<long long>(blockIdx.x) * (THREADS / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    const float scale2 = *scale * LOG2E;
+    const unsigned first = starts[row] + threadIdx.x % 32, end = starts[row + 1];
+    float top = -INFINITE;
+    for (unsigned i = first; i < end; i += 32) top = fmaxf(top, list.similarity[i]);
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2) top = fmaxf(top, ptx::shuffle_xor(top, mask));
+    float z = 0.0f;
+    for (unsigned i = first; i < end; i += 32) z += ptx::ex2(scale2 * (list.similarity[i] - top));
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2) z += ptx::shuffle_xor(z, mask);
+    if (threadIdx.x % 32 != 0) return;
+    z += __uint_as_float(poison[row]);
+    maximum[row] = top;
+    sum[row] = z;
+    if (log2_sum) log2_sum[row] = log(static_cast<double>(z)) * LOG2E_F64;
+}
+
+// ---- The gradient --------------------------------------------------------------------------------
+
+// Adds a list and every row's one positive to `to`, in no particular order. Grid: enough threads for
+// the list's capacity and for the rows.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    with_positives(List from, Pairs pairs, const Terms* terms, List to) {
+    const unsigned long long i = thread_index();
+    if (i < length(from)) {
+        const unsigned long long at = atomicAdd(to.count, 1ull);
+        to.similarity[at] = from.similarity[i];
+        to.row[at] = from.row[i];
+        to.column[at] = from.column[i];
+    }
+    if (i < pairs.rows && terms[i].count != 0) {
+        const unsigned long long at = atomicAdd(to.count, 1ull);
+        to.similarity[at] = terms[i].hardest;
+        to.row[at] = i;
+        to.column[at] = positive_column(pairs, i);
+    }
+}
+
+// G of a pair of such a list.
+__device__ __forceinline__ float list_weight(const List& list, unsigned i, const Pairs& pairs,
+                                             const Coefficients& rows, float scale2) {
+    const unsigned row = list.row[i];
+    const float similarity = list.similarity[i];
+    if (list.column[i] == positive_column(pairs, row))
+        return positive_weight(similarity, rows, row, scale2);
+    return negative_weight(similarity, rows.maximum[row], rows.negative[row], scale2);
+}
+
+// out = factor * G Y (by rows) or factor * G^T X (by columns), added to it where `accumulate`: G the
+// pairs of a list sorted by what `by_row` says, `other` the matrix Y or X. Each element is summed in
+// the order of the list. Grid: a block an output row.
+constexpr int SUM_THREADS = 128;
+extern "C" __global__ void __launch_bounds__(SUM_THREADS)
+    sum_list(List list, const unsigned* starts, int by_row, Pairs pairs, Coefficients rows,
+             const float* scale, Operand other, const float* factor, int accumulate, Output out) {
+    __shared__ float weights[SUM_THREADS];
+    __shared__ unsigned places[SUM_THREADS];
+    const float scale2 = *scale * LOG2E;
+    const unsigned begin = starts[blockIdx.x], end = starts[blockIdx.x + 1];
+    float* line = out.data + blockIdx.x * out.stride;
+    for (unsigned k0 = 0; k0 < out.columns; k0 += SUM_THREADS) {
+        const unsigned k = k0 + threadIdx.x;
+        float sum = 0.0f;
+        for (unsigned first = begin; first < end; first += SUM_THREADS) {
+            const unsigned i = first + threadIdx.x;
+            __syncthreads();
+            if (i < end) {
+                weights[threadIdx.x] = list_weight(list, i, pairs, rows, scale2);
+                places[threadIdx.x] = by_row ? list.column[i] : list.row[i];
+            }
+            __syncthreads();
+            const unsigned count = min(end - first, static_cast<unsigned>(SUM_THREADS));
+            if (k < out.columns)
+                for (unsigned e = 0; e < count; ++e)
+                    sum = fmaf(weights[e], tile::element(other, places[e] * other.stride + k), sum);
+        }
+        if (k < out.columns) line[k] = accumulate ? line[k] + *factor * sum : *factor * sum;
+    }
+}
+
+// moments[row] = the sum of (S - M) G over a row of such a list, sorted by rows, in its order but
+// for 32 lanes. Grid: ceil(rows / 8), a warp a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    list_moments(List list, const unsigned* starts, Pairs pairs, Coefficients rows,
+                 const float* scale, double* moments) {
+    const long long row = static_cast<long long>(blockIdx.x) * (THREADS / 32) + threadIdx.x / 32;
+    if (row >= pairs.rows) return;
+    const float scale2 = *scale * LOG2E;
+    float sum = 0.0f;
+    for (unsigned i = starts[row] + threadIdx.x % 32; i < starts[row + 1]; i += 32)
+        sum = fmaf(list.similarity[i] - rows.maximum[row],
+                   list_weight(list, i, pairs, rows, scale2), sum);
+#pragma unroll
+    for (int mask = 1; mask < 32; mask *= 2) sum += ptx::shuffle_xor(sum, mask);
+    if (threadIdx.x % 32 == 0) moments[row] = sum;
+}
+
 // ---- Sorting -------------------------------------------------------------------------------------
 
 // A radix sort, stable, one digit of 8 bits at a time, the last one first: by row, column or
@@ -103,10 +294,6 @@ constexpr int DIGITS = 256;
 constexpr int EACH = 8;                     // pairs a thread
 constexpr int CHUNK = THREADS * EACH;       // pairs a block; twin of launch::SORT_CHUNK
 constexpr int WARPS = THREADS / 32;
-
-__device__ __forceinline__ unsigned length(const List& list) {
-    return min(*list.count, list.capacity);
-}
 
 __device__ __forceinline__ unsigned sort_digit(const List& list, unsigned i, const Step& step) {
     const unsigned word = step.word == 0   ? ~order_key(list.similarity[i])

@@ -93,16 +93,20 @@ __device__ __forceinline__ void count_rows(const Operand& x, const Operand& y, u
     }
 }
 
-// Which tiles a launch takes: the multiples of `stride`; but for those of `stride` times `skip`
-// where `skip` is not 0, which an earlier launch took. Twin of launch::Sample.
+// Which tiles a launch takes: of every line of tiles, the multiples of `stride`; but for those of
+// `stride` times `skip` where `skip` is not 0, which an earlier launch took. A line is a row of
+// tiles, or all of them one after the other. Twin of launch::Sample.
 struct Sample {
     unsigned stride;
     unsigned skip;
+    unsigned line;   // tiles of a line
+    unsigned taken;  // and how many of them are taken
 
-    // The tile of block b.
+    // The tile of this block.
     __device__ __forceinline__ unsigned tile() const {
-        const unsigned b = blockIdx.x;
-        return (skip == 0 ? b : b / (skip - 1) * skip + b % (skip - 1) + 1) * stride;
+        const unsigned b = blockIdx.x % taken;
+        const unsigned multiple = skip == 0 ? b : b / (skip - 1) * skip + b % (skip - 1) + 1;
+        return blockIdx.x / taken * line + multiple * stride;
     }
 };
 

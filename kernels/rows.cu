@@ -5,12 +5,12 @@
 #include "epilogue/pairs.cuh"
 #include "epilogue/store.cuh"
 #include "epilogue/terms.cuh"
-#include "ptx/convert.cuh"
 #include "ptx/shuffle.cuh"
 #include "reduce.cuh"
-#include "tile/operand.cuh"
+#include "tile/element.cuh"
 
 using namespace epilogue;
+using tile::element;
 using tile::Operand;
 
 constexpr int THREADS = 256;
@@ -39,12 +39,6 @@ extern "C" __global__ void scalar(float value, const float* device, int positive
 }
 
 // ---- Normalisation of rows -----------------------------------------------------------------------
-
-__device__ __forceinline__ float element(const Operand& x, long long at) {
-    if (x.type == tile::F32) return static_cast<const float*>(x.data)[at];
-    const unsigned short bits = static_cast<const unsigned short*>(x.data)[at];
-    return x.type == tile::F16 ? ptx::f16_to_f32(bits) : ptx::bf16_to_f32(bits);
-}
 
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll

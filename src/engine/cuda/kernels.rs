@@ -64,6 +64,15 @@ pub(super) struct MiningKernels {
     pub sort_count: CudaFunction,
     pub sort_places: CudaFunction,
     pub sort_move: CudaFunction,
+    pub count_list_matrix: CudaFunction,
+    pub count_list_rows: CudaFunction,
+    pub judge_list: CudaFunction,
+    pub keep_mined: CudaFunction,
+    pub list_starts: CudaFunction,
+    pub list_groups: CudaFunction,
+    pub with_positives: CudaFunction,
+    pub sum_list: CudaFunction,
+    pub list_moments: CudaFunction,
 }
 
 /// The passes of mining over tiles of one size.
@@ -92,6 +101,15 @@ impl MiningKernels {
             sort_count: lists.load_function("sort_count")?,
             sort_places: lists.load_function("sort_places")?,
             sort_move: lists.load_function("sort_move")?,
+            count_list_matrix: lists.load_function("count_list_matrix")?,
+            count_list_rows: lists.load_function("count_list_rows")?,
+            judge_list: lists.load_function("judge_list")?,
+            keep_mined: lists.load_function("keep_mined")?,
+            list_starts: lists.load_function("list_starts")?,
+            list_groups: lists.load_function("list_groups")?,
+            with_positives: lists.load_function("with_positives")?,
+            sum_list: lists.load_function("sum_list")?,
+            list_moments: lists.load_function("list_moments")?,
         })
     }
 }

@@ -10,9 +10,14 @@
 //! the rows'; where equal similarities stand on both sides of it, rows and columns are searched the
 //! same way. A search that is over skips its passes: on the device, so that the launches are always
 //! the same and nothing waits for the host.
+//!
+//! Few pairs are kept as a list instead, and found in one pass over the tiles (lists.rs).
+
+mod lists;
 
 use super::launch::mining::{
     List, MATRIX_BITS, ROW_BITS, SEARCH_BYTES, SORT_BITS, Sample, Searches, Step, sort_counters,
+    tiles,
 };
 use super::launch::{Address, Launcher, MINED, Operand, Pairs, Tile};
 use super::passes::Shape;
@@ -21,6 +26,7 @@ use crate::Result;
 use crate::loss::formula::Mining;
 
 pub(super) use super::launch::mining::CUT_BYTES;
+pub(super) use lists::{GradientPlan, ListsPlan, SavedList, Stages, Targets, Weights, stages};
 
 /// Bytes of the counters where the caller sets no bound that asks for fewer.
 const COUNTER_BYTES: usize = 32 << 20;
@@ -35,14 +41,20 @@ pub(super) fn groups(shape: &Shape) -> usize {
 }
 
 /// The pairs with their cuts, where there is mining.
-pub(super) fn mined(mut pairs: Pairs, shape: &Shape, cuts: Address) -> Pairs {
-    let stride = match shape.mining {
-        Mining::All => return pairs,
-        Mining::Hardest(_) => 0,
-        Mining::HardestPerRow(_) => 1,
-    };
-    pairs.flags |= MINED;
-    (pairs.cuts, pairs.cut_stride) = (cuts, stride);
+fn with_cuts(mut pairs: Pairs, shape: &Shape, cuts: Address) -> Pairs {
+    if shape.mining != Mining::All {
+        pairs.cuts = cuts;
+        pairs.cut_stride = u32::from(matches!(shape.mining, Mining::HardestPerRow(_)));
+    }
+    pairs
+}
+
+/// The pairs, of which negatives below the cuts do not count.
+pub(super) fn mined(pairs: Pairs, shape: &Shape, cuts: Address) -> Pairs {
+    let mut pairs = with_cuts(pairs, shape, cuts);
+    if shape.mining != Mining::All {
+        pairs.flags |= MINED;
+    }
     pairs
 }
 
@@ -60,6 +72,10 @@ impl Digits {
         let bits = if by_row { ROW_BITS } else { MATRIX_BITS };
         let digits = |count: usize| (usize::BITS - (count - 1).leading_zeros()).div_ceil(bits);
         Self { bits, rows: if by_row { 0 } else { digits(n) }, columns: digits(m) }
+    }
+
+    fn of(shape: &Shape) -> Self {
+        Self::new(matches!(shape.mining, Mining::HardestPerRow(_)), shape.n, shape.m)
     }
 
     /// The bits of ~row and ~column above their digits.
@@ -133,42 +149,85 @@ impl CutsPlan {
         cuts: Address,
         base: Address,
     ) -> Result<()> {
-        let (by_row, k) = match shape.mining {
-            Mining::All => return Ok(()),
-            Mining::Hardest(k) => (false, k),
-            Mining::HardestPerRow(k) => (true, k),
-        };
-        let Shape { n, m, .. } = *shape;
-        let depth = shape.d as u32;
-        let digits = Digits::new(by_row, n, m);
-        let counters = self.counters.at(base);
-        let all = Searches { searches: self.searches.at(base), cuts, by_row };
-        // SAFETY: regions of the plan are as large as its sizes say; counters are 0 before every
-        // count, because what reads them clears them.
+        let search = self.search(shape, cuts, base);
+        // SAFETY: the caller's.
         unsafe {
-            launch.begin_search(k as u64, groups(shape) as u32, digits.above(), 0, all)?;
-            if by_row {
-                launch.clear_words(counters, (self.rows as u64) << ROW_BITS)?;
-                for first in (0..n).step_by(self.rows) {
-                    let end = (first + self.rows).min(n);
-                    let (rows, part) = ((first as u32, end as u32), all.starting_at(first));
-                    for step in digits.steps() {
-                        launch.count_rows(
-                            self.tile, x, y, depth, pairs, rows.0, rows.1, step, all, counters,
-                        )?;
-                        launch.choose(step, rows.1 - rows.0, counters, part)?;
-                    }
+            begin(launch, shape, 0, search)?;
+            self.clear(launch, shape, base)?;
+            self.search_tiles(launch, shape, x, y, pairs, search, base)
+        }
+    }
+
+    fn search(&self, shape: &Shape, cuts: Address, base: Address) -> Searches {
+        let by_row = matches!(shape.mining, Mining::HardestPerRow(_));
+        Searches { searches: self.searches.at(base), cuts, by_row }
+    }
+
+    /// Clears the counters: what reads them clears them again. Safety as for
+    /// [`find`](Self::find).
+    unsafe fn clear(&self, launch: &Launcher<'_>, shape: &Shape, base: Address) -> Result<()> {
+        let words = match shape.mining {
+            Mining::HardestPerRow(_) => (self.rows as u64) << ROW_BITS,
+            _ => 2 << MATRIX_BITS,
+        };
+        // SAFETY: the counters of the plan.
+        unsafe { launch.clear_words(self.counters.at(base), words) }
+    }
+
+    /// The searches that are not over, by passes over the tiles. Safety as for
+    /// [`find`](Self::find).
+    #[allow(clippy::too_many_arguments)] // the operands and results of a pass
+    unsafe fn search_tiles(
+        &self,
+        launch: &Launcher<'_>,
+        shape: &Shape,
+        x: Operand,
+        y: Operand,
+        pairs: &Pairs,
+        search: Searches,
+        base: Address,
+    ) -> Result<()> {
+        let (tile, counters, depth) = (self.tile, self.counters.at(base), shape.d as u32);
+        let steps = || Digits::of(shape).steps();
+        // SAFETY: regions of the plan are as large as its sizes say; counters are 0 before every
+        // count.
+        unsafe {
+            if !search.by_row {
+                for step in steps() {
+                    launch.count_matrix(tile, x, y, depth, pairs, step, search, counters)?;
+                    launch.choose(step, 1, counters, search)?;
                 }
-            } else {
-                launch.clear_words(counters, 2 << MATRIX_BITS)?;
-                for step in digits.steps() {
-                    launch.count_matrix(self.tile, x, y, depth, pairs, step, all, counters)?;
-                    launch.choose(step, 1, counters, all)?;
+                return Ok(());
+            }
+            for first in (0..shape.n).step_by(self.rows) {
+                let end = (first + self.rows).min(shape.n);
+                let part = search.starting_at(first);
+                let (first, end) = (first as u32, end as u32);
+                for step in steps() {
+                    launch
+                        .count_rows(tile, x, y, depth, pairs, first, end, step, search, counters)?;
+                    launch.choose(step, end - first, counters, part)?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Begins the searches. Safety as for [`CutsPlan::find`].
+unsafe fn begin(
+    launch: &Launcher<'_>,
+    shape: &Shape,
+    gate: Address,
+    search: Searches,
+) -> Result<()> {
+    let k = match shape.mining {
+        Mining::All => return Ok(()),
+        Mining::Hardest(k) | Mining::HardestPerRow(k) => k as u64,
+    };
+    let above = Digits::of(shape).above();
+    // SAFETY: the caller's.
+    unsafe { launch.begin_search(k, groups(shape) as u32, above, gate, search) }
 }
 
 /// Places of a list of pairs.
@@ -211,7 +270,8 @@ enum By {
 
 /// The digits of a sort, the last one first. n, m: rows and columns.
 fn sort_steps(by: &[By], n: usize, m: usize) -> impl Iterator<Item = Step> {
-    let bits = |count: usize| usize::BITS - (count - 1).leading_zeros();
+    // One digit at least: somebody waits for the result.
+    let bits = |count: usize| (usize::BITS - (count - 1).leading_zeros()).max(1);
     by.iter().rev().flat_map(move |by| {
         let (word, bits) = match by {
             By::Similarity => (0, u32::BITS),
@@ -226,24 +286,25 @@ fn sort_steps(by: &[By], n: usize, m: usize) -> impl Iterator<Item = Step> {
     })
 }
 
-/// Sorts `list`, going back and forth between it and `other`; the result goes into `to`.
+/// Sorts `list` by way of `others` in turn, of which the second may be `list` itself; the result
+/// goes into `to`.
 ///
 /// # Safety
 /// As for [`super::passes::Pass`]; `counters` are as many as a sort of the list takes.
 unsafe fn sort(
     launch: &Launcher<'_>,
-    mut list: List,
-    mut other: List,
+    list: List,
+    others: [List; 2],
     to: List,
     steps: impl Iterator<Item = Step>,
     counters: Address,
 ) -> Result<()> {
-    let mut steps = steps.peekable();
+    let (mut from, mut steps, mut turn) = (list, steps.peekable(), 0);
     while let Some(step) = steps.next() {
-        let target = if steps.peek().is_some() { other } else { to };
+        let target = if steps.peek().is_some() { others[turn] } else { to };
         // SAFETY: the caller's.
-        unsafe { launch.sort(list, target, step, counters) }?;
-        (list, other) = (other, list);
+        unsafe { launch.sort(from, target, step, counters) }?;
+        (from, turn) = (target, 1 - turn);
     }
     Ok(())
 }
@@ -307,12 +368,12 @@ impl TopKPlan {
         // many pairs as the lists hold.
         unsafe {
             self.cuts.find(launch, shape, x, y, &pairs, cut, base)?;
-            let mut pairs = mined(pairs, shape, cut);
-            pairs.flags &= !MINED;
+            let pairs = with_cuts(pairs, shape, cut);
             launch.clear_words(count, 2)?;
             let (tile, depth) = (self.cuts.tile, d as u32);
-            launch.collect(tile, x, y, depth, &pairs, Sample::ALL, 0, list, 0, 0)?;
-            sort(launch, list, other, to, steps, self.counters.at(base))
+            let all = Sample::new(tiles(tile, n as u32, m as u32), 1, 0);
+            launch.collect(tile, x, y, depth, &pairs, all, 0, list, 0, 0)?;
+            sort(launch, list, [other, list], to, steps, self.counters.at(base))
         }
     }
 }
@@ -323,9 +384,13 @@ mod tests {
 
     #[test]
     fn digits_cover_every_bit_once() {
-        for (by_row, n, m) in
-            [(false, 1, 1), (false, 2, 3000), (true, 5, 256), (true, 5, 257), (false, 1 << 30, 2049)]
-        {
+        for (by_row, n, m) in [
+            (false, 1, 1),
+            (false, 2, 3000),
+            (true, 5, 256),
+            (true, 5, 257),
+            (false, 1 << 30, 2049),
+        ] {
             let digits = Digits::new(by_row, n, m);
             let mut covered = [0u32; 3];
             for step in digits.steps() {

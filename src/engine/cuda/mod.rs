@@ -144,6 +144,7 @@ impl CudaEngine {
             scope: Scope::Matrix,
             mining: Mining::HardestPerRow(1),
             normalize: true,
+            list: false,
         };
         let wanted = Wanted { x: true, y: true, scale: true };
         match (Planner { bound: 0, ..self.planner() }).plan(&everything, true, Some(wanted)) {
@@ -282,8 +283,9 @@ impl CudaEngine {
     }
 
     fn statistics<T: Element>(&self, problem: &Problem<'_, Cuda, T>) -> Result<Statistics> {
-        let shape = shape(problem);
-        let (places, bytes) = Saved::plan(&shape)?;
+        let planner = self.planner();
+        let shape = planner.with_list(shape(problem));
+        let (places, bytes) = Saved::plan(&planner, &shape)?;
         Ok(Statistics { memory: self.private.take(bytes.div_ceil(4))?, places, shape })
     }
 }
@@ -320,6 +322,7 @@ fn shape<T: Element>(problem: &Problem<'_, Cuda, T>) -> Shape {
         scope: problem.scope,
         mining: problem.mining,
         normalize: problem.normalize,
+        list: false,
     }
 }
 
@@ -496,7 +499,8 @@ impl Engine for CudaEngine {
         self.check_problem(problem)?;
         self.check_scalar("upstream", upstream)?;
         self.check_gradients(&out)?;
-        if statistics.shape != shape(problem) || !statistics.memory.is_from(&self.private) {
+        let given = Shape { list: statistics.shape.list, ..shape(problem) };
+        if statistics.shape != given || !statistics.memory.is_from(&self.private) {
             return Err(Error::argument(
                 "statistics",
                 "those of another problem or another engine",
@@ -556,6 +560,7 @@ impl Engine for CudaEngine {
             scope,
             mining: Mining::All,
             normalize: false,
+            list: false,
         };
         let plan = self.planner().log_sum_exp(&shape)?;
         let mut result = self.buffer(if scope == Scope::Row { x.rows } else { 1 })?;
@@ -603,6 +608,7 @@ impl Engine for CudaEngine {
                 Scope::Matrix => Mining::Hardest(k),
             },
             normalize: false,
+            list: false,
         };
         let plan = self.planner().top_k(&shape, pairs)?;
         let mut values: Buffer = self.results.take(pairs)?;

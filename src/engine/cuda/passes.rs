@@ -8,7 +8,9 @@ use super::launch::{
     Address, Coefficients, Groups, IDS, INDEXED, LABELED, Launcher, Operand, Output, Pairs,
     Product, Ranges, Splits, TERMS_BYTES, TOTALS_BYTES, Tile, Walk, weight_blocks,
 };
-use super::mining::{self, CutsPlan, TopKPlan};
+use super::mining::{
+    self, CutsPlan, GradientPlan, ListsPlan, SavedList, Targets, TopKPlan, Weights,
+};
 use super::workspace::{Layout, Region};
 use crate::loss::formula::{Mining, Reduction, Scope, Weighting};
 use crate::ops::NORM_EPS;
@@ -34,6 +36,8 @@ pub(super) struct Shape {
     pub scope: Scope,
     pub mining: Mining,
     pub normalize: bool,
+    /// Whether the mined pairs are kept as a list.
+    pub list: bool,
 }
 
 impl Shape {
@@ -197,12 +201,14 @@ pub(super) struct Saved {
     log2_sum: Region,
     terms: Region,
     cuts: Region,
+    list: Option<SavedList>,
 }
 
 impl Saved {
     /// Its places, and its size in bytes.
-    pub fn plan(shape: &Shape) -> Result<(Self, usize)> {
+    pub fn plan(planner: &Planner, shape: &Shape) -> Result<(Self, usize)> {
         let mut layout = Layout::default();
+        let stages = planner.stages(shape);
         let groups = shape.groups();
         let saved = Self {
             scale: layout.take::<f32>(1)?,
@@ -212,6 +218,7 @@ impl Saved {
             log2_sum: layout.take::<f32>(groups)?,
             terms: layout.take::<[u8; TERMS_BYTES]>(shape.n)?,
             cuts: layout.take::<[u8; mining::CUT_BYTES]>(mining::groups(shape))?,
+            list: stages.map(|stages| SavedList::plan(&mut layout, stages)).transpose()?,
         };
         Ok((saved, layout.bytes()))
     }
@@ -244,7 +251,7 @@ impl RowGroups {
         let Shape { n, m, .. } = *shape;
         let tile = planner.tile(n, m);
         let walk = planner.walk(tile, n, m);
-        let partial = n * walk.splits as usize;
+        let partial = if shape.list { 0 } else { n * walk.splits as usize };
         let matrix = shape.scope == Scope::Matrix;
         let rows = if matrix { n } else { 0 };
         let chunks = if matrix { n.div_ceil(chunk(n)) } else { 0 };
@@ -261,12 +268,21 @@ impl RowGroups {
     }
 }
 
+impl RowGroups {
+    /// The groups of the rows, where they are put together into one.
+    fn each(&self, base: Address) -> Groups {
+        let (maximum, sum) = (self.maximum.at(base), self.sum.at(base));
+        Groups { maximum, sum, log2_sum: 0, stride: 1 }
+    }
+}
+
 /// The forward pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ForwardPlan {
     groups: RowGroups,
     ranges: KeyRanges,
     cuts: Option<CutsPlan>,
+    lists: Option<ListsPlan>,
     terms_ranges: KeyRanges,
     positive: Region,
     terms_walk: Walk,
@@ -281,6 +297,8 @@ impl ForwardPlan {
         let groups = RowGroups::plan(layout, planner, shape)?;
         let ranges = KeyRanges::plan(layout, shape, groups.tile)?;
         let cuts = CutsPlan::plan(layout, shape, groups.tile, lean)?;
+        let stages = planner.stages(shape);
+        let lists = stages.map(|stages| ListsPlan::plan(layout, shape, stages)).transpose()?;
         let terms_ranges = match groups.tile {
             Tile::Small => ranges,
             Tile::Large => {
@@ -294,6 +312,7 @@ impl ForwardPlan {
             groups,
             ranges,
             cuts,
+            lists,
             terms_ranges,
             positive: layout.take::<f32>(if shape.has(INDEXED) { n } else { 0 })?,
             terms_walk,
@@ -316,6 +335,8 @@ pub(super) struct BackwardPlan {
     /// Rows of a panel.
     rows: usize,
     panel: Region,
+    /// Instead of panels.
+    list: Option<GradientPlan>,
     moments: Region,
     moment: Region,
     x_splits: Splits,
@@ -345,19 +366,22 @@ impl BackwardPlan {
         };
         let x = layout.take::<f32>(embeddings(wanted.x, n))?;
         let y = layout.take::<f32>(embeddings(wanted.y, m))?;
-        let products = wanted.x || wanted.y;
+        // With labels, positives are too many for a list.
+        let stages = planner.stages(shape).filter(|_| !shape.has(LABELED));
+        let list = stages.map(|stages| GradientPlan::plan(layout, shape, stages)).transpose()?;
+        let products = (wanted.x || wanted.y) && list.is_none();
         let panel = if products {
             rows.checked_mul(padded(m))
                 .ok_or(Error::WorkspaceTooSmall { needed: usize::MAX, bound: planner.bound })?
         } else {
             0
         };
-        let moments = if wanted.scale { weight_blocks(tile, rows, m) } else { 0 };
+        let moments = if wanted.scale && list.is_none() { weight_blocks(tile, rows, m) } else { 0 };
         let product_tile = planner.product_tile(tile, d);
         let x_splits = planner.product(product_tile, rows, d, m, lean);
         let y_splits = planner.product(product_tile, m, d, rows, lean);
         let part = |wanted: bool, splits: Splits, rows: usize| {
-            if wanted && splits.count > 1 { splits.count * rows * d } else { 0 }
+            if wanted && products && splits.count > 1 { splits.count * rows * d } else { 0 }
         };
         // In the shared case both products go into the one gradient.
         let parts = part(wanted.x, x_splits, rows).max(part(
@@ -374,6 +398,7 @@ impl BackwardPlan {
             x,
             y,
             rows,
+            list,
             panel: layout.take::<f32>(panel)?,
             moments: layout.take::<f64>(moments)?,
             moment: layout.take::<f64>(1)?,
@@ -438,6 +463,21 @@ impl Planner {
         let needed =
             if self.tile.is_none() { smallest.bytes.min(least.bytes) } else { least.bytes };
         Err(Error::WorkspaceTooSmall { needed, bound: self.bound })
+    }
+
+    /// The shape with mined pairs in a list, where they are few and the bound allows it.
+    pub fn with_list(&self, shape: Shape) -> Shape {
+        let list = Shape { list: true, ..shape };
+        if self.stages(&list).is_none() {
+            return shape;
+        }
+        let wanted = Wanted { x: true, y: true, scale: true };
+        let fits = self.plan(&list, true, Some(wanted)).is_ok_and(|plan| plan.bytes <= self.bound);
+        if fits { list } else { shape }
+    }
+
+    fn stages(&self, shape: &Shape) -> Option<mining::Stages> {
+        if shape.list { mining::stages(shape, self.tile(shape.n, shape.m)) } else { None }
     }
 
     /// Plans a selection of so many pairs, of a shape without positives.
@@ -521,23 +561,8 @@ impl Pass<'_> {
         unsafe {
             self.launch.scalar(self.input.scale.0, self.input.scale.1, true, scale)?;
             let rows = self.units()?;
-            let mut pairs = self.ranges(&plan.ranges)?;
-            if let Some(cuts) = &plan.cuts {
-                let (Rows { x, y }, to) = (rows, self.saved.cuts.at(self.saved_base));
-                cuts.find(&self.launch, shape, x, y, &pairs, to, base)?;
-                pairs = mining::mined(pairs, shape, to);
-            }
-            let row_sum = row_groups(
-                &self.launch,
-                &plan.groups,
-                rows,
-                d,
-                &pairs,
-                scale,
-                positive,
-                groups,
-                base,
-            )?;
+            let pairs = self.ranges(&plan.ranges)?;
+            let row_sum = self.groups(plan, rows, pairs, positive, groups)?;
             if pairs.has(LABELED) {
                 let pairs = match plan.groups.tile {
                     Tile::Small => pairs,
@@ -553,6 +578,41 @@ impl Pass<'_> {
             self.launch.totals(terms, n, chunk, row_sum, groups, scale, partial)?;
             let mean = self.input.reduction == Reduction::Mean;
             self.launch.finish(partial, n.div_ceil(chunk), mean, scale, total, loss)
+        }
+    }
+
+    /// The groups of negatives; gives the address of every row's Z.
+    unsafe fn groups(
+        &self,
+        plan: &ForwardPlan,
+        rows: Rows,
+        pairs: Pairs,
+        positive: Address,
+        groups: Groups,
+    ) -> Result<Address> {
+        let (shape, base) = (&self.input.shape, self.base);
+        let scale = self.saved.scale.at(self.saved_base);
+        let to = self.saved.cuts.at(self.saved_base);
+        let (launch, Rows { x, y }) = (&self.launch, rows);
+        // SAFETY: as in `forward`.
+        unsafe {
+            if let (Some(lists), Some(cuts), Some(saved)) =
+                (&plan.lists, &plan.cuts, &self.saved.list)
+            {
+                let each = if groups.stride == 1 { groups } else { plan.groups.each(base) };
+                let targets = Targets { cuts: to, saved: self.saved_base, positive, rows: each };
+                lists.run(launch, shape, x, y, &pairs, scale, cuts, saved, targets, base)?;
+                if groups.stride == 0 {
+                    matrix_group(launch, &plan.groups, pairs.rows, scale, each, groups, base)?;
+                }
+                return Ok(each.sum);
+            }
+            if let Some(cuts) = &plan.cuts {
+                cuts.find(launch, shape, x, y, &pairs, to, base)?;
+            }
+            let pairs = &mining::mined(pairs, shape, to);
+            let depth = shape.d as u32;
+            row_groups(launch, &plan.groups, rows, depth, pairs, scale, positive, groups, base)
         }
     }
 
@@ -599,7 +659,18 @@ impl Pass<'_> {
             )?;
             let moments = if out.scale != 0 { plan.moments.at(base) } else { 0 };
             let moment = plan.moment.at(base);
-            for first in (0..n).step_by(plan.rows) {
+            let list = plan.list.as_ref().zip(self.saved.list.as_ref());
+            if let Some((list, saved)) = list {
+                let terms = self.saved.terms.at(self.saved_base);
+                let weights = Weights { terms, coefficients, scale, factor };
+                let to = [want_x.then_some(to_x), want_y.then_some(to_y)];
+                let moment = if out.scale != 0 { moment } else { 0 };
+                let (launch, Rows { x, y }) = (&self.launch, rows);
+                let saved = saved.at(self.saved_base);
+                list.run(launch, shape, x, y, &pairs, weights, saved, to, moment, base)?;
+            }
+            let panels = if list.is_some() { 0..0 } else { 0..n };
+            for first in panels.step_by(plan.rows) {
                 let end = (first + plan.rows).min(n);
                 let rest = first > 0;
                 let count = end - first;
@@ -752,20 +823,31 @@ unsafe fn row_groups(
             launch.merge_groups(maximum, sum, plan.walk.splits, n, scale, groups)?;
             return Ok(groups.sum);
         }
-        let each = Groups {
-            maximum: plan.maximum.at(base),
-            sum: plan.sum.at(base),
-            log2_sum: 0,
-            stride: 1,
-        };
+        let each = plan.each(base);
         launch.merge_groups(maximum, sum, plan.walk.splits, n, scale, each)?;
-        let chunk = chunk(n as usize) as u32;
-        let chunks =
-            Groups { maximum: plan.chunk_maximum.at(base), sum: plan.chunk_sum.at(base), ..each };
-        launch.reduce_groups(each, n, chunk, scale, chunks)?;
-        let count = n.div_ceil(chunk);
-        launch.reduce_groups(chunks, count, count, scale, groups)?;
+        matrix_group(launch, plan, n, scale, each, groups, base)?;
         Ok(each.sum)
+    }
+}
+
+/// The groups of all rows into one. Safety as for [`Pass`].
+unsafe fn matrix_group(
+    launch: &Launcher<'_>,
+    plan: &RowGroups,
+    rows: u32,
+    scale: Address,
+    each: Groups,
+    to: Groups,
+    base: Address,
+) -> Result<()> {
+    let chunk = chunk(rows as usize) as u32;
+    let chunks =
+        Groups { maximum: plan.chunk_maximum.at(base), sum: plan.chunk_sum.at(base), ..each };
+    let count = rows.div_ceil(chunk);
+    // SAFETY: the caller's.
+    unsafe {
+        launch.reduce_groups(each, rows, chunk, scale, chunks)?;
+        launch.reduce_groups(chunks, count, count, scale, to)
     }
 }
 
@@ -819,7 +901,17 @@ mod tests {
 
     fn shape(n: usize, m: usize, d: usize) -> Shape {
         let flags = LABELED | IDS;
-        Shape { n, m, d, shared: false, flags, scope: Scope::Matrix, mining: Mining::All, normalize: true }
+        Shape {
+            n,
+            m,
+            d,
+            shared: false,
+            flags,
+            scope: Scope::Matrix,
+            mining: Mining::All,
+            normalize: true,
+            list: false,
+        }
     }
 
     fn planner(bound: usize) -> Planner {

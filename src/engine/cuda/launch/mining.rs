@@ -2,7 +2,10 @@
 
 use cudarc::driver::{CudaFunction, DeviceRepr, PushKernelArg};
 
-use super::{Address, Launcher, Operand, Pairs, THREADS, Tile, blocks, configuration};
+use super::{
+    Address, Coefficients, Groups, Launcher, Operand, Output, Pairs, THREADS, Tile, WARPS, blocks,
+    configuration,
+};
 use crate::Result;
 use crate::engine::cuda::kernels::MiningTileKernels;
 
@@ -36,26 +39,27 @@ pub(in crate::engine::cuda) struct List {
     pub count: Address,
 }
 
-/// Twin of Sample (kernels/mining.cu): which tiles a pass takes.
+/// Twin of Sample (kernels/mining.cu): which tiles a pass takes, of lines of tiles.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::cuda) struct Sample {
-    /// Every so many-th tile,
-    pub stride: u32,
-    /// but for every so many-th of these; 0 for all.
-    pub skip: u32,
+    stride: u32,
+    skip: u32,
+    line: u32,
+    taken: u32,
 }
 
 impl Sample {
-    pub const ALL: Self = Self { stride: 1, skip: 0 };
+    /// Of every `line` tiles each `stride`th, but for each `skip`th of these; `skip` 0 for all.
+    pub fn new(line: usize, stride: usize, skip: usize) -> Self {
+        let multiples = line.div_ceil(stride);
+        let taken = if skip == 0 { multiples } else { multiples - multiples.div_ceil(skip) };
+        Self { stride: stride as u32, skip: skip as u32, line: line as u32, taken: taken as u32 }
+    }
 
     /// How many of so many tiles it takes.
     pub fn count(self, tiles: usize) -> usize {
-        let multiples = tiles.div_ceil(self.stride as usize);
-        match self.skip as usize {
-            0 => multiples,
-            skip => multiples - multiples.div_ceil(skip),
-        }
+        tiles / self.line as usize * self.taken as usize
     }
 }
 
@@ -66,9 +70,16 @@ unsafe impl DeviceRepr for List {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Sample {}
 
+/// Blocks of a kernel that goes through a list: enough for any chip.
+fn list_blocks(list: &List) -> usize {
+    blocks(list.capacity as usize).min(2048)
+}
+
 /// Pairs that a block of the sort takes (kernels/lists.cu).
 const SORT_CHUNK: usize = 2048;
-/// Digits of the sort.
+/// Threads of a block that sums a list.
+const SUM_THREADS: u32 = 128;
+/// Bits of a digit of the sort.
 pub(in crate::engine::cuda) const SORT_BITS: u32 = 8;
 
 /// Counters of a sort of so many pairs.
@@ -215,8 +226,8 @@ impl Launcher<'_> {
         launch!(self, function, count as usize, threads, &step, &counters, &searches, &cuts)
     }
 
-    /// Adds the negatives of the sample's tiles that their cuts include to a list, in any order.
-    /// Nothing is done where `gate` is not 0 and a 0 stands there. `pairs` with cuts, not MINED,
+    /// Adds the negatives of the sample's tiles that their cuts include to a list, in any order. The
+    /// lines of the sample are rows of tiles or the whole matrix. Nothing is done where `gate` is not 0 and a 0 stands there. `pairs` with cuts, not MINED,
     /// ranges per side of `tile`. `poison`: rows u32, NaN's bits set where a row is not finite;
     /// `positive`: rows f32, as [`Launcher::stats`] leaves them; either may be 0.
     pub unsafe fn collect(
@@ -261,6 +272,144 @@ impl Launcher<'_> {
         launch!(self, &kernels.sort_count, chunks, THREADS, &from, &step, &counters)?;
         launch!(self, &kernels.sort_places, 1, THREADS, &counters, &blocks)?;
         launch!(self, &kernels.sort_move, chunks, THREADS, &from, &to, &step, &counters)
+    }
+
+    /// As [`Launcher::count_matrix`] and [`Launcher::count_rows`], of the pairs of a list, all rows
+    /// at once.
+    pub unsafe fn count_list(
+        &self,
+        list: List,
+        step: Step,
+        search: Searches,
+        counters: Address,
+    ) -> Result<()> {
+        let kernels = &self.table.mining;
+        let function =
+            if search.by_row { &kernels.count_list_rows } else { &kernels.count_list_matrix };
+        let searches = search.searches;
+        launch!(self, function, list_blocks(&list), THREADS, &list, &step, &searches, &counters)
+    }
+
+    /// `lost` (one u32) = whether the list has lost pairs; it begins anew then.
+    pub unsafe fn judge_list(&self, list: List, lost: Address) -> Result<()> {
+        launch!(self, &self.table.mining.judge_list, 1, 1, &list, &lost)
+    }
+
+    /// Adds the pairs that their cuts include to `to`, in any order.
+    pub unsafe fn keep_mined(&self, from: List, search: Searches, to: List) -> Result<()> {
+        let (cuts, stride) = (search.cuts, u32::from(search.by_row));
+        let function = &self.table.mining.keep_mined;
+        launch!(self, function, list_blocks(&from), THREADS, &from, &cuts, &stride, &to)
+    }
+
+    /// `starts`: groups + 1 u32, of a list sorted by row or by column.
+    pub unsafe fn list_starts(
+        &self,
+        list: List,
+        by_row: bool,
+        groups: u32,
+        starts: Address,
+    ) -> Result<()> {
+        let function = &self.table.mining.list_starts;
+        let (grid, by_row) = (blocks(groups as usize + 1), i32::from(by_row));
+        launch!(self, function, grid, THREADS, &list, &by_row, &groups, &starts)
+    }
+
+    /// The groups of every row, of a list sorted by rows; `groups.log2_sum` may be 0.
+    pub unsafe fn list_groups(
+        &self,
+        list: List,
+        starts: Address,
+        rows: u32,
+        poison: Address,
+        scale: Address,
+        groups: Groups,
+    ) -> Result<()> {
+        launch!(
+            self,
+            &self.table.mining.list_groups,
+            (rows as usize).div_ceil(WARPS),
+            THREADS,
+            &list,
+            &starts,
+            &rows,
+            &poison,
+            &scale,
+            &groups.maximum,
+            &groups.sum,
+            &groups.log2_sum
+        )
+    }
+
+    /// Adds a list and every row's one positive to `to`, in any order. `terms`: rows terms.
+    pub unsafe fn with_positives(
+        &self,
+        from: List,
+        pairs: &Pairs,
+        terms: Address,
+        to: List,
+    ) -> Result<()> {
+        let grid = blocks((from.capacity as usize).max(pairs.rows as usize));
+        launch!(self, &self.table.mining.with_positives, grid, THREADS, &from, pairs, &terms, &to)
+    }
+
+    /// `out` = factor · G·other, added to it where `accumulate`; G the weights of a list with
+    /// positives, sorted by rows, or Gᵀ where it is sorted by columns. `other` has out.columns
+    /// columns; `factor` one f32.
+    pub unsafe fn sum_list(
+        &self,
+        list: List,
+        starts: Address,
+        by_row: bool,
+        pairs: &Pairs,
+        coefficients: Coefficients,
+        scale: Address,
+        other: Operand,
+        factor: Address,
+        accumulate: bool,
+        out: Output,
+    ) -> Result<()> {
+        let (by_row, accumulate) = (i32::from(by_row), i32::from(accumulate));
+        launch!(
+            self,
+            &self.table.mining.sum_list,
+            out.rows as usize,
+            SUM_THREADS,
+            &list,
+            &starts,
+            &by_row,
+            pairs,
+            &coefficients,
+            &scale,
+            &other,
+            &factor,
+            &accumulate,
+            &out
+        )
+    }
+
+    /// `moments`: rows f64, of a list with positives sorted by rows.
+    pub unsafe fn list_moments(
+        &self,
+        list: List,
+        starts: Address,
+        pairs: &Pairs,
+        coefficients: Coefficients,
+        scale: Address,
+        moments: Address,
+    ) -> Result<()> {
+        launch!(
+            self,
+            &self.table.mining.list_moments,
+            (pairs.rows as usize).div_ceil(WARPS),
+            THREADS,
+            &list,
+            &starts,
+            pairs,
+            &coefficients,
+            &scale,
+            &moments
+        )
     }
 }
 
