@@ -228,6 +228,17 @@ fn counted<R: Real>(problem: &Problem, similarities: &[R]) -> Vec<bool> {
     counted
 }
 
+/// How much harder the last pair that is mined is than the first that is not.
+pub fn mining_gap(problem: &Problem) -> f64 {
+    let similarities = exact(problem).similarities;
+    let gap = |(mut pairs, k): (Vec<usize>, usize)| {
+        sort_by_hardness(&mut pairs, &similarities);
+        let at = |place: usize| pairs.get(place).map(|&at| similarities[at]);
+        at(k - 1).zip(at(k)).map_or(f64::INFINITY, |(last, next)| last - next)
+    };
+    pools(problem).into_iter().map(gap).fold(f64::INFINITY, f64::min)
+}
+
 /// Whether an engine that sums in f32 in any order must mine the same pairs: at the place where a
 /// list ends, similarities are further apart than rounding, or there is no rounding at all.
 pub fn mines_the_same_in_f32(problem: &Problem) -> bool {

@@ -162,7 +162,7 @@ pub fn top_k_is_the_first_after_sorting<H: Harness, T: Element + Data>(harness: 
         for (bound, nan) in [(0, false), (2, false), (2, true)] {
             let mut random = fastrand::Rng::with_seed((n + m + bound as usize) as u64);
             let mut whole = |count: usize| -> Vec<T> {
-                (0..count).map(|_| T::from_f32(random.i32(-bound..=bound) as f32 * -1.0)).collect()
+                (0..count).map(|_| T::from_f32(-(random.i32(-bound..=bound) as f32))).collect()
             };
             let (mut x, mut y) = (whole(n * d), whole(m * d));
             if nan {

@@ -31,7 +31,8 @@ use crate::{Element, Error, Result};
 ///
 /// Besides inputs and outputs it holds `f32` copies of embeddings that are not `f32` already, O(n)
 /// statistics, and a panel of at most 512 rows of S (64 MiB, or 128 rows where those take more).
-/// Results do not depend on the number of threads. An embedding that is not finite makes the loss
+/// Mining adds a list of pairs no larger than the embeddings, or 512 KiB of counts a thread where
+/// the set is larger. Results do not depend on the number of threads. An embedding that is not finite makes the loss
 /// and every gradient NaN.
 #[derive(Debug, Default)]
 pub struct CpuEngine {
