@@ -70,9 +70,10 @@ unsafe impl DeviceRepr for List {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Sample {}
 
-/// Blocks of a kernel that goes through a list: enough for any chip.
+/// Blocks of a kernel that goes through a list: 16 pairs a thread, so that a block's counters are
+/// worth their clearing; not more than any chip holds.
 fn list_blocks(list: &List) -> usize {
-    blocks(list.capacity as usize).min(2048)
+    blocks((list.capacity as usize).div_ceil(16)).min(2048)
 }
 
 /// Pairs that a block of the sort takes (kernels/lists.cu).
