@@ -180,5 +180,13 @@ fn main() {
             "{n} x {n} x {d}: cross-example softmax {cross:.2}, in-batch softmax {row:.2}, \
              instance cross entropy {ice:.2}"
         );
+        let cross = CrossExampleSoftmax::new(20.0);
+        let few = ratio(&mut data, &cross.hardest(8 * n), false);
+        let many = ratio(&mut data, &cross.hardest(n * n / 10), false);
+        let row = ratio(&mut data, &InBatchSoftmax::new(20.0).hardest_per_row(8), false);
+        println!(
+            "    mined: cross-example softmax 8·n {few:.2}, a tenth {many:.2}, in-batch softmax 8 \
+             a row {row:.2}"
+        );
     }
 }

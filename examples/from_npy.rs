@@ -65,6 +65,12 @@ struct Options {
     /// How positive pairs are put together.
     #[arg(long, value_enum, default_value = "mean")]
     reduction: ReductionChoice,
+    /// Count the K hardest negatives of the whole matrix alone.
+    #[arg(long, value_name = "K", conflicts_with = "hardest_per_row")]
+    hardest: Option<usize>,
+    /// Count the k hardest negatives of each row alone.
+    #[arg(long, value_name = "K")]
+    hardest_per_row: Option<usize>,
     /// Divide rows by their L2 norms first.
     #[arg(long)]
     normalize: bool,
@@ -243,6 +249,11 @@ fn step<T: Element + DeviceRepr>(
             ReductionChoice::Mean => Reduction::Mean,
             ReductionChoice::Sum => Reduction::Sum,
         });
+    let loss = match (options.hardest, options.hardest_per_row) {
+        (Some(k), _) => loss.hardest(k),
+        (None, Some(k)) => loss.hardest_per_row(k),
+        (None, None) => loss,
+    };
     let loss = if options.normalize { loss.normalize() } else { loss };
     engine.step(&loss, input)
 }

@@ -6,12 +6,12 @@
 #include "epilogue/pairs.cuh"
 #include "epilogue/store.cuh"
 #include "epilogue/terms.cuh"
-#include "ptx/convert.cuh"
 #include "ptx/shuffle.cuh"
 #include "reduce.cuh"
-#include "tile/operand.cuh"
+#include "tile/element.cuh"
 
 using namespace epilogue;
+using tile::element;
 using tile::Operand;
 
 constexpr int THREADS = 256;
@@ -40,12 +40,6 @@ extern "C" __global__ void scalar(float value, const float* device, int positive
 }
 
 // ---- Normalisation of rows -----------------------------------------------------------------------
-
-__device__ __forceinline__ float element(const Operand& x, long long at) {
-    if (x.type == tile::F32) return static_cast<const float*>(x.data)[at];
-    const unsigned short bits = static_cast<const unsigned short*>(x.data)[at];
-    return x.type == tile::F16 ? ptx::f16_to_f32(bits) : ptx::bf16_to_f32(bits);
-}
 
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
@@ -573,20 +567,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         negative = rows.negative[0] *
                    ptx::ex2(fmaf(scale2, level.reference - rows.maximum[0], level.exponent));
     if (divisor) negative = divisor[row] == 0.0f ? 0.0f : negative / divisor[row];
-    float own = 0.0f;
-    if (row < others) {
-        own = positive_weight(positive[row], rows, row, scale2);
-        if (other.factor) own *= other.factor[row];
-    }
+    const float own = row < others ? positive_weight(positive[row], rows, row, scale2) : 0.0f;
     float* line = out.data + row * out.stride;
     for (unsigned k = threadIdx.x % 32; k < out.columns; k += 32) {
         float value = negative * line[k];
-        if (row < others) {
-            const long long at = row * other.stride + k;
-            float embedding = element(other, at);
-            if (other.low) embedding = fmaf(tile::LOW_UNIT, element(other, other.low + at), embedding);
-            value = fmaf(own, embedding, value);
-        }
+        if (row < others) value = fmaf(own, tile::embedding(other, row, k), value);
         line[k] = *upstream * value;
     }
 }

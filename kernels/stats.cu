@@ -61,6 +61,7 @@ __device__ __forceinline__ void stats(const Operand& x, const Operand& y, unsign
         if (!all_negative<Tile>(pairs, i0, j0)) {
             Cells<Tile> cells;
             cells.classify(pairs, i0, j0);
+            cells.mine(tile, pairs, i0, j0);
             if (pairs.flags & INDEXED && cells.positive.any()) {
 #pragma unroll
                 for (int r = 0; r < Tile::ROWS; ++r)

@@ -37,7 +37,7 @@ pub use engine::{Engine, GradientsMut, NO_POSITIVE};
 pub use error::{Error, Result};
 pub use loss::{
     Batch, CrossExampleSoftmax, Family, Forward, Gradients, InBatchSoftmax, InstanceCrossEntropy,
-    Loss, Reduction, Scope, Weighting,
+    Loss, Mining, Reduction, Scope, Weighting,
 };
 pub use matrix::{Cuda, Device, Host, Matrix, MatrixMut, Scalar, Storage, StorageMut};
 

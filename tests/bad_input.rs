@@ -341,6 +341,39 @@ fn primitives_of_the_wrong_shape() {
     assert!(buffer.iter().all(|value| value.to_bits() == SENTINEL.to_bits()));
 }
 
+#[test]
+fn no_hardest_negative_at_all() {
+    let (x, y) = (numbers(N * D), numbers(M * D));
+    let batch = Batch::new(matrix(&x, N), matrix(&y, M));
+    refused(LOSS(1.0).hardest(0), batch, true, "k");
+    refused(InBatchSoftmax::new(1.0).hardest_per_row(0), batch, true, "k");
+    let labels = [1_u32, 1, 2, 2];
+    let shared = Batch::shared(matrix(&x, N)).labels(&labels, &labels);
+    refused(InstanceCrossEntropy::new(1.0).hardest(0), shared, false, "k");
+    accepted(LOSS(1.0).hardest(0).hardest(1), batch);
+    accepted(InBatchSoftmax::new(1.0).hardest_per_row(1), batch);
+    for many in [N * M, N * M + 1, usize::MAX] {
+        accepted(LOSS(1.0).hardest(many), batch);
+        accepted(LOSS(1.0).hardest_per_row(many), batch);
+    }
+}
+
+#[test]
+fn the_top_none_and_the_top_of_two_dimensions() {
+    let (x, y) = (numbers(N * D), numbers(M * (D + 1)));
+    let (a, b) = (matrix(&x, N), Matrix::new(&y, M, D + 1).unwrap());
+    let good = matrix(&y[..M * D], M);
+    let mut engine = CpuEngine::new();
+    for scope in [Scope::Row, Scope::Matrix] {
+        let refused = ops::top_k(&mut engine, a, good, 0, scope).map(drop).unwrap_err();
+        assert_names(&refused, "k");
+        assert_names(&ops::top_k(&mut engine, a, b, 1, scope).map(drop).unwrap_err(), "y");
+        // More than there are gives all.
+        let all = ops::top_k(&mut engine, a, good, usize::MAX, scope).unwrap();
+        assert_eq!((all.values.len(), all.columns.len()), (N * M, N * M));
+    }
+}
+
 /// An error says in one line what to change.
 #[test]
 fn the_message_reads() {

@@ -28,3 +28,8 @@ fn options() {
 fn strides() {
     run(Part::Strides);
 }
+
+#[test]
+fn mining() {
+    run(Part::Mining);
+}

@@ -8,7 +8,7 @@ use common::cuda::{Cuda, kernels};
 use common::problem::{Named, Problem, Random};
 use common::run::{AnyLoss, Uploaded, run_cases};
 use metric_kernels::engine::cuda::Tile;
-use metric_kernels::{DType, Loss};
+use metric_kernels::{DType, Loss, Mining};
 use serde_json::Value;
 use std::process::{Command, Output};
 
@@ -84,18 +84,25 @@ const D: usize = 128;
 const SIDE: usize = 128;
 
 /// Two steps and their counters.
-fn count(test: &str, loss: Named) -> Option<Value> {
-    let mut cuda = emulator(test)?.with_tile(Tile::Large);
-    if is_child() {
-        let mut problem = Problem::new(loss, 10.0, (N, N, D));
+fn count(test: &str, loss: Named, mining: Mining, (n, d): (usize, usize)) -> Option<Value> {
+    count_calls(test, |cuda| {
+        let mut problem = Problem::new(loss, 10.0, (n, n, d)).with_mining(mining);
         Random::new(1).embeddings(&mut problem);
         let problem = problem.rounded_to(DType::F32);
-        let uploaded = Uploaded::<Cuda, f32>::new(&mut cuda, &problem, (0, 0), false);
+        let uploaded = Uploaded::<Cuda, f32>::new(cuda, &problem, (0, 0), false);
         let loss = AnyLoss::of(&problem);
         // Nothing but the second step lies between its first launch and its last.
         for _ in 0..2 {
             loss.loss_and_gradients(&mut cuda.0, uploaded.batch()).unwrap();
         }
+    })
+}
+
+/// The counters of these calls.
+fn count_calls(test: &str, calls: impl Fn(&mut Cuda)) -> Option<Value> {
+    let mut cuda = emulator(test)?.with_tile(Tile::Large);
+    if is_child() {
+        calls(&mut cuda);
         cuda.0.stream().synchronize().unwrap();
         return None;
     }
@@ -129,12 +136,54 @@ fn second_step(counters: &Value) -> &[Value] {
 #[test]
 fn a_second_step_neither_waits_nor_allocates() {
     let test = "a_second_step_neither_waits_nor_allocates";
-    let Some(counters) = count(test, Named::CrossExampleSoftmax) else { return };
-    for launch in second_step(&counters) {
+    let loss = Named::CrossExampleSoftmax;
+    let Some(counters) = count(test, loss, Mining::All, (N, D)) else { return };
+    neither_waits_nor_allocates(&counters);
+}
+
+fn neither_waits_nor_allocates(counters: &Value) {
+    for launch in second_step(counters) {
         let kernel = &launch["kernel"];
         assert_eq!(number(launch, "host_syncs_before"), 0.0, "{kernel}");
         assert_eq!(number(launch, "allocations_before"), 0.0, "{kernel}");
     }
+}
+
+#[test]
+fn a_second_step_with_mining_neither_waits_nor_allocates() {
+    let test = "a_second_step_with_mining_neither_waits_nor_allocates";
+    let loss = Named::CrossExampleSoftmax;
+    // A list of nine tiles' pairs.
+    let Some(counters) = count(test, loss, Mining::Hardest(50), (3 * SIDE, 4)) else { return };
+    neither_waits_nor_allocates(&counters);
+}
+
+/// A forward pass without mining, one with, and the backward pass of the latter.
+#[test]
+fn mining_costs_a_small_part_of_a_pass_over_the_pairs() {
+    let test = "mining_costs_a_small_part_of_a_pass_over_the_pairs";
+    let n = 5 * SIDE;
+    let counters = count_calls(test, |cuda| {
+        let mut problem = Problem::new(Named::CrossExampleSoftmax, 10.0, (n, n, D));
+        Random::new(1).embeddings(&mut problem);
+        let uploaded = Uploaded::<Cuda, f32>::new(cuda, &problem, (0, 0), false);
+        AnyLoss::of(&problem).forward(&mut cuda.0, uploaded.batch()).unwrap();
+        let mined = AnyLoss::of(&problem.with_mining(Mining::Hardest(n / 2)));
+        let forward = mined.forward(&mut cuda.0, uploaded.batch()).unwrap();
+        mined.backward(&mut cuda.0, &forward, 1.0).unwrap();
+    });
+    let Some(counters) = counters else { return };
+    // Every call begins with the scalar that it is given.
+    let launches = counters["launches"].as_array().unwrap();
+    let calls: Vec<&[Value]> = launches.chunk_by(|_, next| next["kernel"] != "scalar").collect();
+    assert_eq!(calls.len(), 3);
+    let cost = |call: &[Value]| -> f64 {
+        call.iter().map(|launch| number(launch, "thread_instructions")).sum()
+    };
+    let [all, mined, backward] = [0, 1, 2].map(|call| cost(calls[call]));
+    println!("forward {all}, mined {:.3} of it, its backward {:.3}", mined / all, backward / all);
+    assert!(calls[1].iter().all(|launch| launch["kernel"] != "stats_simt128"));
+    assert!(mined / all <= 1.15 && backward / all <= 0.4);
 }
 
 /// Bytes that a product of whole tiles reads: both operands of every tile, once along the sum.
@@ -145,7 +194,8 @@ fn tiles(rows: usize, columns: usize, depth: usize) -> f64 {
 #[test]
 fn passes_move_the_bytes_of_their_own_arithmetic() {
     let test = "passes_move_the_bytes_of_their_own_arithmetic";
-    let Some(counters) = count(test, Named::CrossExampleSoftmax) else { return };
+    let loss = Named::CrossExampleSoftmax;
+    let Some(counters) = count(test, loss, Mining::All, (N, D)) else { return };
     let similarities = (N * N * 4) as f64;
     let gradient = (N * D * 4) as f64;
     let expected = [

@@ -5,6 +5,7 @@ mod common;
 use common::cuda::Cuda;
 use common::primitives::{
     log_sum_exp_of_rows_and_of_the_matrix, normalize_and_back, similarity_is_every_dot_product,
+    top_k_is_the_first_after_sorting, top_k_of_any_numbers,
 };
 use half::{bf16, f16};
 
@@ -30,4 +31,13 @@ fn normalize() {
     normalize_and_back::<_, f32>(&mut cuda);
     normalize_and_back::<_, f16>(&mut cuda);
     normalize_and_back::<_, bf16>(&mut cuda);
+}
+
+#[test]
+fn top_k() {
+    let Some(mut cuda) = Cuda::open("top_k") else { return };
+    top_k_is_the_first_after_sorting::<_, f32>(&mut cuda);
+    top_k_of_any_numbers::<_, f32>(&mut cuda);
+    top_k_of_any_numbers::<_, f16>(&mut cuda);
+    top_k_of_any_numbers::<_, bf16>(&mut cuda);
 }

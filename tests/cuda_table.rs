@@ -33,11 +33,18 @@ fn strides() {
     run_cases(&mut cuda, &part(Part::Strides));
 }
 
+#[test]
+fn mining() {
+    let Some(mut cuda) = Cuda::open("mining") else { return };
+    run_cases(&mut cuda, &part(Part::Mining));
+}
+
 /// Every size, stride and some options; sizes up to `cost`.
 fn some(cost: usize) -> Vec<Case> {
     let mut cases = part(Part::Sizes);
     cases.extend(part(Part::Strides));
     cases.extend(part(Part::Options).into_iter().step_by(11));
+    cases.extend(part(Part::Mining).into_iter().step_by(11));
     if !full_table() {
         cases.retain(|case| case.cost() <= cost);
     }

@@ -231,6 +231,43 @@ fn softmax_and_cross_example_with_their_gradients() {
     }
 }
 
+/// The hardest of the matrix and of each row, by sorting; pairs that are not mined are neither
+/// positive nor negative.
+#[test]
+fn the_hardest_negatives_alone() {
+    let files = three_and_four();
+    let s = dots(&X, &Y, 2);
+    for (name, whole) in [("softmax", false), ("cross-example", true)] {
+        for (flag, k, per_row) in
+            [("--hardest", 1, false), ("--hardest", 4, false), ("--hardest-per-row", 2, true)]
+        {
+            let mined = |i: usize, j: usize| {
+                let harder = |a: usize, b: usize| a != b && s[a][b] > s[i][j];
+                let rows = if per_row { i..i + 1 } else { 0..3 };
+                let before = rows.flat_map(|a| (0..4).map(move |b| (a, b)));
+                before.filter(|&(a, b)| harder(a, b)).count() < k
+            };
+            let kind = |i: usize, j: usize| match i == j {
+                true => Some(true),
+                false if mined(i, j) => Some(false),
+                false => None,
+            };
+            let (loss, gradient, dscale) = family(&s, kind, 3.0, whole);
+            let given = files.numbers(&format!(
+                "--loss {name} --x x.npy --y y.npy --scale 3 {flag} {k} --grad-x dx.npy"
+            ));
+            close(given[0], loss);
+            close(given[1], dscale);
+            all_close(&files.read("dx.npy").1, &times(&gradient, &Y, 2));
+        }
+        let call = format!("--loss {name} --x x.npy --y y.npy --scale 3");
+        let all = files.answer(&call);
+        assert_eq!(files.answer(&format!("{call} --hardest 12")), all);
+        assert_eq!(files.answer(&format!("{call} --hardest-per-row 4")), all);
+        assert_ne!(files.answer(&format!("{call} --hardest 2")), all);
+    }
+}
+
 /// S ≡ 0: every pair is alike, so the loss counts candidates. log 4 for a row of 4, and
 /// log(1 + 3·(4 − 1)) for the whole matrix.
 #[test]
@@ -405,6 +442,12 @@ fn flags_that_do_not_fit() {
     files.refused("--loss ice --x x.npy --labels labels.npy --labels-y labels.npy", &["--y"]);
     files.refused("--loss softmax --x x.npy --y y.npy --ids-y labels.npy", &["--ids"]);
     files.refused("--loss softmax --x x.npy", &["positives", "labels"]);
+    files.refused("--loss softmax --x x.npy --y y.npy --hardest 0", &["k: got 0"]);
+    files.refused("--loss softmax --x x.npy --y y.npy --hardest-per-row -1", &["-1"]);
+    files.refused(
+        "--loss softmax --x x.npy --y y.npy --hardest 2 --hardest-per-row 1",
+        &["--hardest", "--hardest-per-row"],
+    );
     files.refused(
         "--loss cross-example --x x.npy --y y.npy --weighting anchor-normalized",
         &["weighting"],

@@ -5,9 +5,10 @@ mod common;
 
 use common::cases::{Case, Part, SCALES, SIZES, table};
 use common::compare::{Accuracy, Expected, compare};
+use common::oracle;
 
 use common::problem::{Named, Pair};
-use metric_kernels::{DType, Reduction};
+use metric_kernels::{DType, Mining, Reduction};
 
 #[test]
 fn the_table_has_every_size_scale_and_option() {
@@ -60,6 +61,46 @@ fn the_options_meet_every_kind_of_row() {
         least > 300,
         "{without} without, {one} with one, {many} with many, {excluded} excluded"
     );
+}
+
+/// Sets that an engine must agree on: exact similarities, or far apart where the choice ends.
+#[test]
+fn the_mined_sets_of_the_table_are_clear() {
+    let cases = common::cases::part(Part::Mining);
+    let (mut sparse, mut ties, mut empty) = (0, 0, 0);
+    for case in &cases {
+        let problem = &case.problem;
+        assert!(oracle::mines_the_same_in_f32(problem), "{}", case.name);
+        let (exact, naive) = (oracle::exact(problem), oracle::naive(problem));
+        assert_eq!(exact.counted, naive.counted, "{}", case.name);
+        let mined = |at: usize| exact.counted[at];
+        let of_row = |i: usize| i * problem.m..(i + 1) * problem.m;
+        let count = exact.counted.iter().filter(|&&counted| counted).count();
+        sparse += usize::from(count * 8 <= problem.n * problem.m);
+        empty += (0..problem.n).filter(|&i| !of_row(i).any(mined)).count();
+        let negatives = (0..problem.n * problem.m)
+            .filter(|at| problem.pair(at / problem.m, at % problem.m) == Pair::Negative);
+        let (mined, rest): (Vec<usize>, Vec<usize>) = negatives.partition(|&at| mined(at));
+        let is_tie = |&at: &usize| {
+            rest.iter().any(|&other| exact.similarities[other] == exact.similarities[at])
+        };
+        ties += usize::from(mined.iter().any(is_tie));
+        match problem.mining {
+            Mining::Hardest(k) => assert_eq!(mined.len(), k.min(mined.len() + rest.len())),
+            Mining::HardestPerRow(k) => {
+                assert!(
+                    (0..problem.n).all(|i| mined
+                        .iter()
+                        .filter(|&&at| of_row(i).contains(&at))
+                        .count()
+                        <= k)
+                );
+            }
+            Mining::All => panic!("{}", case.name),
+        }
+    }
+    println!("{} cases: {sparse} sparse, {ties} with ties, {empty} rows without", cases.len());
+    assert!(cases.len() > 150 && sparse > 30 && ties > 30 && empty > 200);
 }
 
 /// A tolerance as large as the answer would let anything pass.

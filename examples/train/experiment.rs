@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use indicatif::ProgressBar;
 use metric_kernels::metrics::{Evaluation, Histogram, PrecisionRecall};
-use metric_kernels::{Batch, Host, Loss, Matrix, Result};
+use metric_kernels::{Batch, Family, Host, Loss, Matrix, Mining, Result};
 
 use crate::data::{Classes, Half, Images};
 use crate::engine::{AnyEngine, Input};
@@ -23,6 +23,35 @@ pub struct Settings {
     /// Adam's step at the start; it falls to nothing along a half cosine.
     pub rate: f32,
     pub seed: u64,
+    /// Which negatives count after the warm-up, and how many epochs that takes.
+    pub mine: Mine,
+    pub warm_up: usize,
+}
+
+/// Which negatives count.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Mine {
+    All,
+    /// The hardest of the batch.
+    Hardest(usize),
+    /// The hardest of the batch, as a part of all pairs.
+    Fraction(f64),
+    /// The hardest of each row.
+    PerRow(usize),
+}
+
+impl Settings {
+    /// The loss in this epoch, on batches of so many pairs.
+    fn loss(&self, loss: &impl Loss, epoch: usize, pairs: usize) -> Family {
+        let mining = match self.mine {
+            _ if epoch < self.warm_up => Mining::All,
+            Mine::All => Mining::All,
+            Mine::Hardest(k) => Mining::Hardest(k),
+            Mine::Fraction(part) => Mining::Hardest(((part * pairs as f64) as usize).max(1)),
+            Mine::PerRow(k) => Mining::HardestPerRow(k),
+        };
+        Family { mining, ..*loss.family() }
+    }
 }
 
 /// What a test found.
@@ -56,7 +85,8 @@ pub fn match_halves(
     let mut order: Vec<usize> = (0..train.len()).collect();
     let batch_size = settings.batch_size.min(order.len());
     let mut clock = Clock::new(settings, order.len() / batch_size, bar);
-    for _ in 0..settings.epochs {
+    for epoch in 0..settings.epochs {
+        let loss = settings.loss(loss, epoch, batch_size * batch_size);
         random.shuffle(&mut order);
         for chosen in order.chunks_exact(batch_size) {
             let images = train.subset(chosen);
@@ -69,7 +99,7 @@ pub fn match_halves(
                 labels: None,
                 ids: None,
             };
-            let step = engine.step(loss, &input)?;
+            let step = engine.step(&loss, &input)?;
             left.backward(step.x_gradient, clock.rate())?;
             right.backward(step.y_gradient.unwrap_or_default(), clock.rate())?;
             clock.tick(step.loss);
@@ -101,7 +131,9 @@ pub fn group_classes(
     let each = classes.iter().map(Vec::len).min().unwrap_or(0).min(each);
     let steps = classes.iter().map(Vec::len).min().unwrap_or(0) / each.max(1);
     let mut clock = Clock::new(settings, steps, bar);
-    for _ in 0..settings.epochs {
+    for epoch in 0..settings.epochs {
+        let count = each * classes.len();
+        let loss = settings.loss(loss, epoch, count * count);
         classes.iter_mut().for_each(|members| random.shuffle(members));
         for step in 0..steps {
             // As many images of every class: C classes × K images.
@@ -116,7 +148,7 @@ pub fn group_classes(
                 labels: Some([&images.labels[..]; 2]),
                 ids: None,
             };
-            let step = engine.step(loss, &input)?;
+            let step = engine.step(&loss, &input)?;
             tower.backward(step.x_gradient, clock.rate())?;
             clock.tick(step.loss);
         }

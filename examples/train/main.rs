@@ -33,7 +33,7 @@ use metric_kernels::{CrossExampleSoftmax, InBatchSoftmax, InstanceCrossEntropy, 
 
 use data::{Classes, Data, Images};
 use engine::{AnyEngine, Choice};
-use experiment::{Outcome, Settings};
+use experiment::{Mine, Outcome, Settings};
 use report::Runs;
 
 /// Trains small towers with the losses of metric-kernels and measures what they learned.
@@ -69,6 +69,22 @@ struct Options {
     /// Where to put the picture (SVG).
     #[arg(long, value_name = "PATH", default_value = "target/train.svg")]
     picture: PathBuf,
+    /// Count the K hardest negatives of a batch alone, after a warm-up: cross-example negative
+    /// mining.
+    #[arg(long, value_name = "K", value_parser = at_least::<1>, group = "mining")]
+    mine: Option<usize>,
+    /// The same, K being this part of all pairs of the batch.
+    #[arg(long, value_name = "PART", value_parser = part, group = "mining")]
+    mine_fraction: Option<f64>,
+    /// Count the k hardest negatives of each row alone, after a warm-up: stochastic negative
+    /// mining.
+    #[arg(long, value_name = "K", value_parser = at_least::<1>, group = "mining")]
+    mine_per_row: Option<usize>,
+    /// Epochs before mining begins, with all negatives. Mining from the first step can collapse
+    /// training: towers that know nothing yet can only flee the hardest negatives by mapping all
+    /// images to one place [default: a third of the epochs].
+    #[arg(long, value_name = "EPOCHS", requires = "mining")]
+    warm_up: Option<usize>,
     /// Instead of testing: compare scales, on images held back from training (a fifth of them;
     /// the upper half of the classes for ice).
     #[arg(long)]
@@ -94,6 +110,34 @@ fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(value) if value >= LEAST => Ok(value),
         _ => Err(format!("expected a whole number of at least {LEAST}")),
+    }
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
+        _ => Err("expected a part above 0, 1 at most".into()),
+    }
+}
+
+impl Options {
+    fn mine(&self) -> Mine {
+        match (self.mine, self.mine_fraction, self.mine_per_row) {
+            (Some(k), ..) => Mine::Hardest(k),
+            (_, Some(part), _) => Mine::Fraction(part),
+            (.., Some(k)) => Mine::PerRow(k),
+            _ => Mine::All,
+        }
+    }
+
+    /// How a run is called that mines.
+    fn mined(&self) -> String {
+        match self.mine() {
+            Mine::All => String::new(),
+            Mine::Hardest(k) => format!(", {k} hardest"),
+            Mine::Fraction(part) => format!(", hardest {}%", 100.0 * part),
+            Mine::PerRow(k) => format!(", {k} hardest a row"),
+        }
     }
 }
 
@@ -301,8 +345,8 @@ impl Trainer<'_> {
             if self.options.tune && self.options.scale.is_none() { &SCALES } else { &own };
         let mut all = Vec::new();
         for &scale in scales {
-            let mut runs =
-                Runs { name: method.name().into(), scale: Some(scale), outcomes: Vec::new() };
+            let name = format!("{}{}", method.name(), self.options.mined());
+            let mut runs = Runs { name, scale: Some(scale), outcomes: Vec::new() };
             for seed in self.seeds() {
                 // The same seed gives every loss the same split, start and batches.
                 let mut random = Rng::with_seed(seed);
@@ -315,11 +359,13 @@ impl Trainer<'_> {
                     batch_size: self.options.batch_size,
                     rate: self.options.rate,
                     seed,
+                    mine: self.options.mine(),
+                    warm_up: self.options.warm_up.unwrap_or(self.epochs.div_ceil(3)),
                 };
                 let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(
                     "{prefix} {wide_bar} {pos}/{len} steps, {msg}, {eta} left",
                 )?);
-                bar.set_prefix(format!("{}, scale {scale}, seed {seed}", method.name()));
+                bar.set_prefix(format!("{}, scale {scale}, seed {seed}", runs.name));
                 let outcome = method.run(&mut self.engine, scale, &task, settings, &bar)?;
                 bar.finish_and_clear();
                 println!(

@@ -1,6 +1,7 @@
 // Room: epilogues. Which pairs of a tile are negative, which positive: masked inside the tile.
 #pragma once
 
+#include "epilogue/select.cuh"
 #include "ptx/opaque.cuh"
 
 namespace epilogue {
@@ -15,6 +16,7 @@ enum Flag : unsigned {
     LABELED = 2,  // pairs of equal labels are positive
     SHARED = 4,   // anchors and candidates are one set: self-pairs are excluded
     IDS = 8,      // pairs of equal ids that are not positive are excluded
+    MINED = 16,   // negatives below their row's cut do not count
 };
 
 // What is known of the pairs of an n x m matrix; null where a flag says so. Twin of launch::Pairs.
@@ -23,7 +25,7 @@ struct Pairs {
     unsigned rows;
     unsigned columns;
     unsigned flags;
-    unsigned padding;
+    unsigned cut_stride;             // 1: a cut for each row, 0: one for all
     const unsigned* index;           // rows
     const unsigned* row_labels;      // rows
     const unsigned* column_labels;   // columns
@@ -33,6 +35,7 @@ struct Pairs {
     const uint2* column_label_ranges;
     const uint2* row_id_ranges;
     const uint2* column_id_ranges;
+    const Cut* cuts;                 // rows, or one
 };
 
 // The column of a row's one positive, or NO_POSITIVE where it has none. An index beyond the last
@@ -55,22 +58,31 @@ struct Bits {
         for (unsigned& w : word) w = 0;
     }
     __device__ __forceinline__ bool get(int r, int c) const {
-        const int bit = r * Tile::COLUMNS + c;
-        return word[bit / 32] >> (bit % 32) & 1;
+        // A row lies in one word: `c` may be known at run time only.
+        const int bit = r * Tile::COLUMNS;
+        return word[bit / 32] >> (bit % 32 + c) & 1;
     }
-    __device__ __forceinline__ void put(int r, int c, bool value) {
-        const int bit = r * Tile::COLUMNS + c;
-        word[bit / 32] |= static_cast<unsigned>(value) << (bit % 32);
-    }
-    // All of a row at once: bit c of `bits` for column c.
+    // All of a row at once: bit c of `bits` for column c. The bits were clear.
     __device__ __forceinline__ void put_row(int r, unsigned bits) {
         static_assert(32 % Tile::COLUMNS == 0, "a row lies in one word");
         const int bit = r * Tile::COLUMNS;
         word[bit / 32] |= bits << (bit % 32);
     }
-    __device__ __forceinline__ void remove(const Bits& other) {
-#pragma unroll
-        for (int i = 0; i < (COUNT + 31) / 32; ++i) word[i] &= ~other.word[i];
+    // The same for columns c to c + 3.
+    __device__ __forceinline__ void put_four(int r, int c, unsigned bits) {
+        const int bit = r * Tile::COLUMNS;
+        word[bit / 32] |= bits << (bit % 32 + c);
+    }
+    __device__ __forceinline__ void keep_row(int r, unsigned bits) {
+        const int bit = r * Tile::COLUMNS;
+        constexpr unsigned ROW = Tile::COLUMNS == 32 ? ~0u : (1u << Tile::COLUMNS % 32) - 1;
+        word[bit / 32] &= ~((ROW & ~bits) << (bit % 32));
+    }
+    // Whether there is one in this row.
+    __device__ __forceinline__ bool any(int r) const {
+        constexpr unsigned ROW = Tile::COLUMNS == 32 ? ~0u : (1u << Tile::COLUMNS % 32) - 1;
+        const int bit = r * Tile::COLUMNS;
+        return (word[bit / 32] >> (bit % 32) & ROW) != 0;
     }
     __device__ __forceinline__ bool any() const {
         unsigned all = 0;
@@ -93,6 +105,7 @@ template <class Tile>
 __device__ __forceinline__ bool all_negative(const Pairs& pairs, unsigned i0, unsigned j0) {
     const unsigned flags = pairs.flags;
     bool plain = i0 + Tile::SIDE <= pairs.rows && j0 + Tile::SIDE <= pairs.columns;
+    if (flags & MINED) plain = false;
     // Tiles are square and on one grid: the diagonal only crosses those with equal corners.
     if (flags & SHARED || (flags & INDEXED && !pairs.index)) plain = plain && i0 != j0;
     if (flags & INDEXED && pairs.index) plain = false;
@@ -111,72 +124,79 @@ struct Cells {
     Bits<Tile> positive;
 
     __device__ __forceinline__ void classify(const Pairs& pairs, unsigned i0, unsigned j0) {
+        static_assert(Tile::GROUP == 4, "four columns side by side");
         const unsigned flags = pairs.flags;
-        // Row numbers and key addresses are the same for all tiles of a row of tiles, but may not
-        // occupy registers while the next tile is multiplied.
-        i0 = ptx::opaque(i0);
-        Bits<Tile> excluded;
         negative.clear();
         positive.clear();
-        excluded.clear();
-        unsigned inside = 0;
+// Four columns at a time, all rows of theirs: the keys of more would cost the registers that the tile
+// is in.
+#pragma unroll 1
+        for (int c = 0; c < Tile::COLUMNS; c += 4) {
+            // Row numbers and key addresses are always the same, but may not occupy registers.
+            i0 = ptx::opaque(i0);
+            const unsigned j = j0 + Tile::column(c);
+            unsigned inside = 0, labels[4], ids[4];
 #pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; ++c)
-            inside |= static_cast<unsigned>(j0 + Tile::column(c) < pairs.columns) << c;
-#pragma unroll
-        for (int r = 0; r < Tile::ROWS; ++r)
-            negative.put_row(r, i0 + Tile::row(r) < pairs.rows ? inside : 0);
-        if (flags & LABELED) matches(positive, pairs, pairs.row_labels, pairs.column_labels, i0, j0);
-        if (flags & IDS) matches(excluded, pairs, pairs.row_ids, pairs.column_ids, i0, j0);
-        if (flags & SHARED) {
-            Bits<Tile> self;
-            self.clear();
-#pragma unroll
-            for (int r = 0; r < Tile::ROWS; ++r)
-#pragma unroll
-                for (int c = 0; c < Tile::COLUMNS; ++c)
-                    self.put(r, c, i0 + Tile::row(r) == j0 + Tile::column(c));
-            negative.remove(self);
-            positive.remove(self);
-        }
-        if (flags & INDEXED) {
+            for (int e = 0; e < 4; ++e) {
+                const bool exists = j + e < pairs.columns;
+                inside |= static_cast<unsigned>(exists) << e;
+                labels[e] = flags & LABELED && exists ? pairs.column_labels[j + e] : 0;
+                ids[e] = flags & IDS && exists ? pairs.column_ids[j + e] : 0;
+            }
 #pragma unroll
             for (int r = 0; r < Tile::ROWS; ++r) {
                 const unsigned row = i0 + Tile::row(r);
-                const unsigned match = row < pairs.rows ? positive_column(pairs, row) : NO_POSITIVE;
-#pragma unroll
-                for (int c = 0; c < Tile::COLUMNS; ++c) {
-                    // Beyond the last column nothing matches, whatever the index says.
-                    const unsigned column = j0 + Tile::column(c);
-                    positive.put(r, c, column == match && column < pairs.columns);
+                if (row >= pairs.rows) continue;
+                unsigned matches = 0, excluded = 0;
+                if (flags & LABELED) matches = equal(labels, pairs.row_labels[row]);
+                if (flags & INDEXED) matches = at(positive_column(pairs, row), j);
+                if (flags & IDS) excluded = equal(ids, pairs.row_ids[row]);
+                if (flags & SHARED) {
+                    const unsigned self = at(row, j);
+                    excluded |= self;
+                    matches &= ~self;
                 }
+                matches &= inside;
+                positive.put_four(r, c, matches);
+                negative.put_four(r, c, inside & ~(excluded | matches));
             }
         }
-        negative.remove(excluded);
-        negative.remove(positive);
+    }
+
+    // Takes the negatives below their cuts away, where pairs are mined.
+    __device__ __forceinline__ void mine(const Tile& tile, const Pairs& pairs, unsigned i0,
+                                         unsigned j0) {
+        if (!(pairs.flags & MINED)) return;
+        i0 = ptx::opaque(i0);
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r) {
+            const unsigned row = min(i0 + Tile::row(r), pairs.rows - 1);
+            const Cut cut = pairs.cuts[static_cast<long long>(row) * pairs.cut_stride];
+            unsigned kept = 0, ties = 0;
+#pragma unroll
+            for (int c = 0; c < Tile::COLUMNS; ++c) {
+                kept |= static_cast<unsigned>(tile.at(r, c) > cut.similarity) << c;
+                ties |= static_cast<unsigned>(tile.at(r, c) == cut.similarity) << c;
+            }
+            // Rare.
+            for (; ties != 0; ties &= ties - 1) {
+                const int c = __ffs(ties) - 1;
+                if (mined(cut, cut.similarity, row, j0 + Tile::column(c))) kept |= 1u << c;
+            }
+            negative.keep_row(r, kept);
+        }
     }
 
 private:
-    __device__ __forceinline__ static void matches(Bits<Tile>& bits, const Pairs& pairs,
-                                                   const unsigned* row_keys,
-                                                   const unsigned* column_keys, unsigned i0,
-                                                   unsigned j0) {
-        unsigned keys[Tile::COLUMNS];
+    __device__ __forceinline__ static unsigned equal(const unsigned (&keys)[4], unsigned key) {
+        unsigned bits = 0;
 #pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; ++c) {
-            const unsigned column = j0 + Tile::column(c);
-            keys[c] = column < pairs.columns ? column_keys[column] : 0;
-        }
-#pragma unroll
-        for (int r = 0; r < Tile::ROWS; ++r) {
-            const unsigned row = i0 + Tile::row(r);
-            if (row < pairs.rows) {
-                const unsigned key = row_keys[row];
-#pragma unroll
-                for (int c = 0; c < Tile::COLUMNS; ++c)
-                    bits.put(r, c, key == keys[c] && j0 + Tile::column(c) < pairs.columns);
-            }
-        }
+        for (int e = 0; e < 4; ++e) bits |= static_cast<unsigned>(keys[e] == key) << e;
+        return bits;
+    }
+    // Of four columns from j on, this one.
+    __device__ __forceinline__ static unsigned at(unsigned column, unsigned j) {
+        return column - j < 4 ? 1u << (column - j) : 0;
     }
 };
 

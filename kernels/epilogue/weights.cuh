@@ -15,7 +15,10 @@ __device__ __forceinline__ float weigh(Tile& tile, const Pairs& pairs, unsigned 
     float moment = 0.0f;
     Cells<Tile> cells;
     const bool plain = all_negative<Tile>(pairs, i0, j0);
-    if (!plain) cells.classify(pairs, i0, j0);
+    if (!plain) {
+        cells.classify(pairs, i0, j0);
+        cells.mine(tile, pairs, i0, j0);
+    }
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
         const unsigned row = min(ptx::opaque(i0) + Tile::row(r), pairs.rows - 1);

@@ -1,14 +1,15 @@
 //! Room: engines. What a loss asks for (a [`Problem`]) and who performs it ([`Engine`]).
 //!
-//! A loss describes itself as data: scope × positives × exclusions × weighting × reduction. An
+//! A loss describes itself as data: scope × positives × exclusions × mining × weighting × reduction. An
 //! engine turns that into passes over tiles of the similarity matrix. Neither knows the other's
 //! business: no grid or pointer above this line, no loss's name below it.
 
 pub mod cpu;
 pub mod cuda;
 
-use crate::loss::formula::{Reduction, Scope, Weighting};
+use crate::loss::formula::{Mining, Reduction, Scope, Weighting};
 use crate::matrix::{Device, Matrix, MatrixMut, Scalar, StorageMut};
+use crate::ops::TopK;
 use crate::{Element, Result};
 
 pub(crate) mod sealed {
@@ -76,6 +77,8 @@ pub struct Problem<'a, D: Device, T: 'static> {
     pub scale: Scalar<'a, D>,
     /// Which negatives a positive is compared with.
     pub scope: Scope,
+    /// Which of these negatives count. A count is above 0 and below that of all pairs.
+    pub mining: Mining,
     /// How pairs weigh in the gradient.
     pub weighting: Weighting,
     /// How positive pairs are put together.
@@ -117,13 +120,16 @@ impl<D: Device> Default for GradientsMut<'_, D> {
 /// sealed, so that methods can be added.
 ///
 /// Everything a CUDA engine does is asynchronous and ordered on its stream, except
-/// [`Engine::read`].
+/// [`Engine::read`] and [`Engine::read_indices`].
 pub trait Engine: sealed::Sealed + Sized {
     /// Where its data lives.
     type Device: Device;
     /// Result memory: `f32` on the engine's device, returned to its workspace when dropped.
     type Buffer: StorageMut<Device = Self::Device, Element = f32>;
-    /// What a backward pass needs of a forward pass: O(n) numbers.
+    /// Result memory as [`Engine::Buffer`], of `u32`: rows and columns.
+    type Indices: StorageMut<Device = Self::Device, Element = u32>;
+    /// What a backward pass needs of a forward pass: O(n) numbers, and with mining O(K) where K
+    /// is small.
     type Statistics;
 
     /// The engine's name for reports: `cpu`, or `cuda` with the device's name.
@@ -140,6 +146,12 @@ pub trait Engine: sealed::Sealed + Sized {
     /// # Errors
     /// If the device reports an error.
     fn read(&mut self, buffer: &Self::Buffer) -> Result<Vec<f32>>;
+
+    /// [`Engine::read`] for indices.
+    ///
+    /// # Errors
+    /// If the device reports an error.
+    fn read_indices(&mut self, indices: &Self::Indices) -> Result<Vec<u32>>;
 
     /// What only the data can tell: that an explicit index is in range and that there is a
     /// positive pair. The CPU engine checks it in every call; a CUDA engine only here, where it
@@ -203,6 +215,19 @@ pub trait Engine: sealed::Sealed + Sized {
         scale: Scalar<'_, Self::Device>,
         scope: Scope,
     ) -> Result<Self::Buffer>;
+
+    /// The `k` largest elements of each row of S = X·Yᵀ, or of all of it. See
+    /// [`crate::ops::top_k`].
+    ///
+    /// # Errors
+    /// If shapes do not fit, `k` is 0, or memory for the pairs cannot be had.
+    fn top_k<T: Element>(
+        &mut self,
+        x: Matrix<'_, Self::Device, T>,
+        y: Matrix<'_, Self::Device, T>,
+        k: usize,
+        scope: Scope,
+    ) -> Result<TopK<Self>>;
 
     /// Rows divided by their L2 norms. See [`crate::ops::normalize`].
     ///

@@ -11,7 +11,8 @@ use super::{Family, Loss, Scope};
 /// ```
 ///
 /// Every query is pushed above the same threshold l/s, so similarity becomes comparable between
-/// queries. L(S) = L(Sᵀ): there is no second direction.
+/// queries. L(S) = L(Sᵀ): there is no second direction. With [`Loss::hardest`] it is cross-example
+/// negative mining, of the same paper, whose K and schedule could not be read: K is an argument.
 ///
 /// The method is the subject of US patent application US20230111978A1.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -13,6 +13,23 @@ pub enum Scope {
     Matrix,
 }
 
+/// Which of the negatives that a scope names count. Others have no part in loss or gradients.
+///
+/// Harder is more similar. Equally hard negatives are taken by the smaller row, then the smaller
+/// column, so that the set is the same in forward and backward, on every run. Positives and
+/// excluded pairs are never mined; where there are fewer negatives, all count. Sets come from the
+/// similarities as the engine computes them, in `f32`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mining {
+    /// All.
+    #[default]
+    All,
+    /// The K hardest of the whole matrix, whatever the scope: a row may be left with none.
+    Hardest(usize),
+    /// The k hardest of each row.
+    HardestPerRow(usize),
+}
+
 /// How pairs weigh in the gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Weighting {

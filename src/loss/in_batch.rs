@@ -10,7 +10,8 @@ use super::{Family, Loss, Scope};
 /// L   = mean over positive pairs of softplus(l_i − s·S_ij)
 /// ```
 ///
-/// With one positive a row this is the cross entropy of the row's logits. For both directions of
+/// With [`Loss::hardest_per_row`] it is stochastic negative mining (Reddi et al. 2019, arXiv
+/// 1810.07076). With one positive a row this is the cross entropy of the row's logits. For both directions of
 /// CLIP, take the mean with a second call in which x and y change places.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InBatchSoftmax(Family);

@@ -26,7 +26,7 @@ pub use precision::{Histogram, PrecisionRecall};
 
 use crate::engine::cpu::{Pairs, Rows};
 use crate::engine::{Ids, Positives};
-use crate::loss::{self, Batch, Family, Reduction, Scope, Weighting};
+use crate::loss::{self, Batch, Family, Scope};
 use crate::matrix::Host;
 use crate::{Element, NO_POSITIVE, Result};
 
@@ -69,13 +69,7 @@ impl<'a> Evaluation<'a> {
 
     fn build<T: Element>(batch: Batch<'a, Host, T>, normalize: bool) -> Result<Self> {
         // The family brings the checks of shapes that training has.
-        let family = Family {
-            scale: 1.0,
-            scope: Scope::Row,
-            weighting: Weighting::Analytic,
-            reduction: Reduction::Mean,
-            normalize,
-        };
+        let family = Family { normalize, ..Family::new(1.0, Scope::Row) };
         let problem = loss::problem(&family, batch)?;
         let pairs = Pairs::new(&problem)?;
         Ok(Self {

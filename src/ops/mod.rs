@@ -3,15 +3,17 @@
 mod log_sum_exp;
 mod normalize;
 mod similarity;
+mod top_k;
 
 pub use log_sum_exp::log_sum_exp;
 pub use normalize::{
     NORM_EPS, normalize, normalize_backward, normalize_backward_into, normalize_into,
 };
 pub use similarity::{similarity, similarity_into};
+pub use top_k::{TopK, top_k};
 
 use crate::matrix::Device;
-use crate::{Error, Matrix, Result};
+use crate::{Error, Matrix, Result, Scope};
 
 /// Two sets of embeddings must have one dimension. Engines check their own arguments with this and
 /// the next: they can be called without the functions here.
@@ -27,6 +29,25 @@ pub(crate) fn check_dimension<D: Device, T: 'static>(
         format!("embeddings of dimension {}", y.cols()),
         format!("{}, the dimension of x", x.cols()),
     ))
+}
+
+/// A count of hardest pairs must be one.
+pub(crate) fn check_k(k: usize) -> Result<()> {
+    if k > 0 {
+        return Ok(());
+    }
+    Err(Error::argument("k", "0", "at least 1"))
+}
+
+/// How many pairs a selection gives: `k`, or all there are.
+pub(crate) fn pairs_of_top_k(n: usize, m: usize, k: usize, scope: Scope) -> Result<usize> {
+    check_k(k)?;
+    match scope {
+        Scope::Row => n.checked_mul(k.min(m)).ok_or_else(|| {
+            Error::argument("k", format!("{k} pairs in each of {n} rows"), "pairs that fit")
+        }),
+        Scope::Matrix => Ok(n.checked_mul(m).map_or(k, |pairs| k.min(pairs))),
+    }
 }
 
 /// An output must have the shape that the operation gives.

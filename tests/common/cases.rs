@@ -1,7 +1,8 @@
 //! The one table of cases that every engine goes through.
 
+use super::oracle;
 use super::problem::{Named, Pair, Positives, Problem, Random};
-use metric_kernels::{DType, NO_POSITIVE, Reduction, Weighting};
+use metric_kernels::{DType, Mining, NO_POSITIVE, Reduction, Weighting};
 
 /// Which part of the table a case belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Part {
     Options,
     /// Rows that do not lie back to back.
     Strides,
+    /// The hardest negatives alone: what makes a choice hard, and options at random.
+    Mining,
 }
 
 /// A problem and the way in which it is handed over.
@@ -92,6 +95,8 @@ pub fn table() -> Vec<Case> {
         let dtype = case.problem.dtype;
         case.problem = case.problem.clone().rounded_to(dtype);
     }
+    // With embeddings of their own.
+    mining(&mut cases);
     cases
 }
 
@@ -134,9 +139,10 @@ pub fn assorted(
 }
 
 fn case(part: Part, problem: Problem, why: &str) -> Case {
-    let &Problem { loss, n, m, d, scale, weighting, reduction, normalize, dtype, .. } = &problem;
+    let &Problem { loss, n, m, d, scale, mining, weighting, reduction, normalize, dtype, .. } =
+        &problem;
     let name = format!(
-        "{part:?}: {loss:?} {n}×{m}×{d} {}{}{} s={scale:e} {weighting:?} {reduction:?}{} {} ({why})",
+        "{part:?}: {loss:?} {n}×{m}×{d} {}{}{}{} s={scale:e} {weighting:?} {reduction:?}{} {} ({why})",
         match problem.positives {
             Positives::Diagonal => "diagonal",
             Positives::Labels { .. } => "labels",
@@ -144,6 +150,7 @@ fn case(part: Part, problem: Problem, why: &str) -> Case {
         },
         if problem.shared() { " shared" } else { "" },
         if problem.ids.is_some() { " ids" } else { "" },
+        if mining == Mining::All { String::new() } else { format!(" {mining:?}") },
         if normalize { " normalized" } else { "" },
         dtype.name(),
     );
@@ -308,5 +315,141 @@ fn strides(cases: &mut Vec<Case>) {
                 cases.push(case);
             }
         }
+    }
+}
+
+/// Anchors and candidates whose similarities are exact in f32 and all element types, and why.
+fn hard_to_choose_from() -> Vec<(Problem, &'static str)> {
+    let of = |(n, m, d), x: Vec<f32>, y: Vec<f32>, scale: f32| {
+        let mut problem = Problem::new(Named::InBatchSoftmax, scale, (n, m, d));
+        assert_eq!((x.len(), y.len()), (n * d, m * d));
+        problem.x = x;
+        problem.y = Some(y);
+        problem
+    };
+    // S as x, the unit matrix as y.
+    let similarities = |n, m, scale, s: &dyn Fn(usize, usize) -> f32| {
+        let s: Vec<f32> = (0..n * m).map(|at| s(at / m, at % m)).collect();
+        Problem::of_similarities(Named::InBatchSoftmax, scale, n, m, &s)
+    };
+    let mut random = Random::new(77);
+    let three = [[3.0, 1.0], [-1.0, 2.0], [2.0, 2.0]];
+    let mut copies =
+        |count| -> Vec<f32> { (0..count).flat_map(|_| three[random.below(3)]).collect() };
+    let (of_x, of_y) = (copies(12), copies(13));
+    let mut random = Random::new(78);
+    let (few, other_few) = (random.whole(21 * 3, 2), random.whole(17 * 3, 2));
+    let (wide, other_wide) = (random.whole(43 * 8, 2), random.whole(40 * 8, 2));
+    let (early, late) = (random.whole(67 * 3, 1), random.whole(66 * 3, 1));
+    let last = |values: &[f32], from: usize| -> Vec<f32> {
+        let add = |at| if at / 3 >= from { 4.0 } else { 0.0 };
+        values.iter().enumerate().map(|(at, value)| value + add(at)).collect()
+    };
+    let tiny = (-60_f32).exp2();
+    vec![
+        (similarities(9, 11, 0.1, &|_, _| 3.0), "all similarities equal"),
+        (of((9, 10, 3), vec![0.0; 27], vec![0.0; 30], 2.0), "all similarities zero"),
+        (
+            similarities(10, 9, 0.2, &|i, j| if i == 6 { 8.0 + j as f32 } else { 0.0 - j as f32 }),
+            "one row has all hard negatives",
+        ),
+        (similarities(11, 10, 0.05, &|i, j| (10 * i + j) as f32), "sorted"),
+        (similarities(10, 11, 0.05, &|i, j| 0.0 - (11 * i + j) as f32), "sorted in reverse"),
+        (of((12, 13, 2), of_x, of_y, 0.3), "copies of three vectors"),
+        (of((21, 17, 3), few, other_few, 0.4), "many ties"),
+        (of((43, 40, 8), wide, other_wide, 0.2), "few of many"),
+        (of((1, 23, 1), vec![2.0], (0..23).map(|j| (j % 5) as f32).collect(), 0.3), "one anchor"),
+        (
+            of((23, 2, 1), (0..23).map(|i| (i % 4) as f32).collect(), vec![1.0; 2], 0.3),
+            "two candidates",
+        ),
+        (
+            of((67, 66, 3), last(&early, 64), last(&late, 64), 0.1),
+            "hard negatives in the last tile alone",
+        ),
+        (
+            similarities(8, 9, tiny, &|i, j| ((5 * i + 3 * j) % 7) as f32 / tiny - 3.0 / tiny),
+            "huge similarities, either sign",
+        ),
+        (
+            similarities(8, 9, 1.0 / tiny, &|i, j| {
+                ((5 * i + 3 * j) % 7) as f32 * tiny - 3.0 * tiny
+            }),
+            "tiny similarities, either sign",
+        ),
+    ]
+}
+
+fn mining(cases: &mut Vec<Case>) {
+    let dtypes = [DType::F32, DType::F16, DType::Bf16];
+    let mut turn = 0;
+    for (problem, why) in hard_to_choose_from() {
+        let (n, m) = (problem.n, problem.m);
+        let pairs = n * m;
+        // One, a few, so many that no list is kept, all but one, all, more than there are.
+        let counts = [1, 3, m + 2, pairs / 3, pairs - n.min(m) - 1, pairs - n.min(m), pairs + 1];
+        let whole = counts.map(Mining::Hardest);
+        let each = [1, 2, m / 2, m - 1, m].map(Mining::HardestPerRow);
+        for mining in whole.into_iter().chain(each) {
+            let (Mining::Hardest(k) | Mining::HardestPerRow(k)) = mining else { continue };
+            if k == 0 {
+                continue;
+            }
+            turn += 1;
+            let mut problem = problem.clone().with_mining(mining);
+            problem.loss = Named::ALL[turn % 3];
+            if problem.loss == Named::InstanceCrossEntropy {
+                let rows: Vec<u32> = (0..n as u32).map(|i| i / 3).collect();
+                let cols: Vec<u32> = (0..m as u32).map(|j| j / 3).collect();
+                problem = problem.with_labels(&rows, &cols);
+                problem.weighting =
+                    [Weighting::Analytic, Weighting::AnchorNormalized][turn / 3 % 2];
+            }
+            // 2⁶⁰ is more than an f16 holds, 2⁻⁶⁰ less.
+            let fits = problem.scale > 1e-6 && problem.scale < 1e6;
+            problem.dtype = if fits { dtypes[turn / 2 % 3] } else { DType::F32 };
+            assert_eq!(problem.clone().rounded_to(problem.dtype).x, problem.x, "{why}");
+            let mut case = case(Part::Mining, problem, why);
+            case.upstream = if turn % 2 == 0 { 1.0 } else { -1.5 };
+            case.parts = turn % 5 == 0;
+            cases.push(case);
+        }
+    }
+    let positives = ["diagonal", "labels", "index", "shared labels", "shared index"];
+    for (seed, (loss, weighting)) in (0..12).flat_map(|turn| WEIGHTED.map(|w| (turn, w))) {
+        let mut random = Random::new(5000 + cases.len() as u64);
+        // Where similarities happen to be close at the place that counts, another is drawn.
+        let problem = loop {
+            let mut problem = matched(loss, positives[seed % 5], &mut random);
+            problem.weighting = weighting;
+            problem.reduction = [Reduction::Mean, Reduction::Sum][random.below(2)];
+            problem.normalize = random.below(2) == 0;
+            problem.dtype = dtypes[random.below(3)];
+            if random.below(3) == 0 {
+                add_ids(&mut problem, &mut random);
+            }
+            let most = [9, 40, 190][random.below(3)];
+            problem.mining = match random.below(2) {
+                0 => Mining::Hardest(1 + random.below(most)),
+                _ => Mining::HardestPerRow(1 + random.below(problem.m)),
+            };
+            random.embeddings(&mut problem);
+            if problem.normalize {
+                let d = problem.d;
+                random.stretch(&mut problem.x, d);
+            }
+            let dtype = problem.dtype;
+            let problem = problem.rounded_to(dtype);
+            if oracle::mines_the_same_in_f32(&problem) {
+                break problem;
+            }
+        };
+        let mut case = case(Part::Mining, problem, "options");
+        case.scalars_on_device = random.below(2) == 0;
+        case.upstream = [-0.5, 2.0, 1.0][random.below(3)];
+        case.gaps = (random.below(3), random.below(4));
+        case.output_gap = random.below(5);
+        case.parts = random.below(5) == 0;
+        cases.push(case);
     }
 }

@@ -100,7 +100,7 @@ fn rounding(problem: &Problem, exact: &Answer<f64>, accuracy: Accuracy) -> Round
     let &Problem { n, m, d, .. } = problem;
     let s = f64::from(problem.scale);
     let (root_n, root_m, root_d) = ((n as f64).sqrt(), (m as f64).sqrt(), (d as f64).sqrt());
-    let Answer { similarities, weights, groups, x, y, .. } = exact;
+    let Answer { similarities, counted, weights, groups, x, y, .. } = exact;
     let abs = |values: &[f64]| values.iter().map(|value| value.abs()).collect::<Vec<f64>>();
     let (x_abs, y_abs) = (abs(x), abs(y));
 
@@ -118,7 +118,7 @@ fn rounding(problem: &Problem, exact: &Answer<f64>, accuracy: Accuracy) -> Round
     let mut lambda = vec![U * (root_n + root_m + 8.0); groups.len()];
     for i in 0..n {
         let g = problem.group(i);
-        for j in of_kind(i, Pair::Negative) {
+        for j in (0..m).filter(|&j| counted[i * m + j]) {
             let (at, below) = (i * m + j, (s * (similarities[i * m + j] - groups[g].max)).abs());
             lambda[g] += groups[g].share(similarities[at], s) * (s * epsilon[at] + 2.0 * U * below);
         }
@@ -170,6 +170,7 @@ fn rounding(problem: &Problem, exact: &Answer<f64>, accuracy: Accuracy) -> Round
             let relative = match problem.pair(i, j) {
                 Pair::Excluded => continue,
                 Pair::Positive => mu[at] + drift + 8.0 * U,
+                Pair::Negative if !counted[at] => continue,
                 Pair::Negative if weights[at] == 0.0 => 0.0,
                 Pair::Negative => {
                     let below = (s * (similarities[at] - groups[g].max)).abs();

@@ -33,8 +33,8 @@ impl Cuda {
 
     /// On this stream.
     pub fn on(kernels: &Kernels, stream: &Arc<CudaStream>) -> Self {
-        let choice = Choice { engine: TileEngine::Sm80, precision: Precision::Split };
-        Self(CudaEngine::new(kernels, stream.clone()).unwrap(), choice)
+        let choice = Choice { engine: tile_engine(), precision: Precision::Split };
+        Self(CudaEngine::new(kernels, stream.clone()).unwrap(), choice).with(choice)
     }
 
     /// Another engine on another stream of the same context, with the same arithmetic.
@@ -67,6 +67,16 @@ impl Cuda {
 
     pub fn stream(&self) -> Arc<CudaStream> {
         self.0.stream().clone()
+    }
+}
+
+/// The tile engine that the tests of a process run on: the one that users get, or with
+/// `METRIC_KERNELS_TILE_ENGINE=simt` the other.
+fn tile_engine() -> TileEngine {
+    match std::env::var("METRIC_KERNELS_TILE_ENGINE").as_deref() {
+        Err(_) | Ok("sm80") => TileEngine::Sm80,
+        Ok("simt") => TileEngine::Simt,
+        Ok(other) => panic!("METRIC_KERNELS_TILE_ENGINE={other}: simt or sm80"),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod compare;
 pub mod cuda;
 pub mod edge_cases;
 pub mod identities;
+pub mod mining;
 pub mod oracle;
 pub mod primitives;
 pub mod problem;

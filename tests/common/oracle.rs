@@ -1,11 +1,12 @@
-//! The oracle: the formulas of the family in float64, with S, G and the masks written out.
+//! The oracle: the formulas of the family in float64, with S, G and the masks written out. Mining
+//! sorts everything.
 //!
 //! Written once over a number type: in `f64` it is the truth, in `f32` it is "the same computation
 //! done naively in the input precision", against which tolerances are set (see `compare`).
 
 use super::problem::{Pair, Problem};
 use metric_kernels::ops::NORM_EPS;
-use metric_kernels::{Reduction, Weighting};
+use metric_kernels::{Mining, Reduction, Weighting};
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 /// A number: `f64` or `f32`.
@@ -79,6 +80,8 @@ pub struct Answer<R> {
     pub dscale: R,
     /// S, n×m.
     pub similarities: Vec<R>,
+    /// Which pairs are negatives that count: all, or the mined ones; n×m.
+    pub counted: Vec<bool>,
     /// G = ∂L/∂S (or the anchor-normalised weights), n×m.
     pub weights: Vec<R>,
     /// One per row, or one in all.
@@ -111,11 +114,14 @@ pub fn evaluate<R: Real>(problem: &Problem, x: &[R], y: &[R], s: R) -> Answer<R>
         false => (x.to_vec(), y.to_vec()),
     };
     let similarities = similarities(&x_hat, &y_hat, d);
-    let groups = groups(problem, &similarities, s);
+    let counted = counted(problem, &similarities);
+    let groups = groups(problem, &similarities, &counted, s);
     let loss = loss(problem, &similarities, &groups, s);
     let weights = match problem.weighting {
-        Weighting::Analytic => analytic(problem, &similarities, &groups, s),
-        Weighting::AnchorNormalized => anchor_normalized(problem, &similarities, &groups, s),
+        Weighting::Analytic => analytic(problem, &similarities, &counted, &groups, s),
+        Weighting::AnchorNormalized => {
+            anchor_normalized(problem, &similarities, &counted, &groups, s)
+        }
     };
 
     // ∂L/∂s = (1/s)·Σ S·G; dX = G·Y, dY = Gᵀ·X; shared: dF = (G + Gᵀ)·F
@@ -142,7 +148,7 @@ pub fn evaluate<R: Real>(problem: &Problem, x: &[R], y: &[R], s: R) -> Answer<R>
         false => (dx_hat, dy_hat),
     };
     let dy = (!problem.shared()).then_some(dy);
-    Answer { loss, dx, dy, dscale, similarities, weights, groups, x: x_hat, y: y_hat }
+    Answer { loss, dx, dy, dscale, similarities, counted, weights, groups, x: x_hat, y: y_hat }
 }
 
 /// The loss alone.
@@ -152,7 +158,8 @@ pub fn loss_at<R: Real>(problem: &Problem, x: &[R], y: &[R], s: R) -> R {
         true => similarities(&normalize(x, d), &normalize(y, d), d),
         false => similarities(x, y, d),
     };
-    loss(problem, &similarities, &groups(problem, &similarities, s), s)
+    let counted = counted(problem, &similarities);
+    loss(problem, &similarities, &groups(problem, &similarities, &counted, s), s)
 }
 
 pub fn dot<R: Real>(a: &[R], b: &[R]) -> R {
@@ -189,15 +196,88 @@ pub fn normalize_backward<R: Real>(x: &[R], gradient: &[R], d: usize) -> Vec<R> 
     x.chunks_exact(d).zip(gradient.chunks_exact(d)).flat_map(row).collect()
 }
 
+/// Sorts pairs by similarity, descending, then by row, then by column; pairs are numbered row by
+/// row.
+fn sort_by_hardness<R: Real>(pairs: &mut [usize], similarities: &[R]) {
+    pairs.sort_by(|&a, &b| {
+        let order = similarities[b].partial_cmp(&similarities[a]).expect("numbers");
+        order.then(a.cmp(&b))
+    });
+}
+
+/// The pairs among which mining chooses, and how many of them it takes: the matrix, or every row.
+fn pools(problem: &Problem) -> Vec<(Vec<usize>, usize)> {
+    let &Problem { n, m, mining, .. } = problem;
+    let negatives = |pairs: std::ops::Range<usize>| -> Vec<usize> {
+        pairs.filter(|at| problem.pair(at / m, at % m) == Pair::Negative).collect()
+    };
+    match mining {
+        Mining::All => vec![(negatives(0..n * m), n * m)],
+        Mining::Hardest(k) => vec![(negatives(0..n * m), k)],
+        Mining::HardestPerRow(k) => (0..n).map(|i| (negatives(i * m..(i + 1) * m), k)).collect(),
+    }
+}
+
+/// Which pairs are negatives that count.
+fn counted<R: Real>(problem: &Problem, similarities: &[R]) -> Vec<bool> {
+    let mut counted = vec![false; similarities.len()];
+    for (mut pairs, k) in pools(problem) {
+        sort_by_hardness(&mut pairs, similarities);
+        pairs.iter().take(k).for_each(|&at| counted[at] = true);
+    }
+    counted
+}
+
+/// How much harder the last pair that is mined is than the first that is not.
+pub fn mining_gap(problem: &Problem) -> f64 {
+    let similarities = exact(problem).similarities;
+    let gap = |(mut pairs, k): (Vec<usize>, usize)| {
+        sort_by_hardness(&mut pairs, &similarities);
+        let at = |place: usize| pairs.get(place).map(|&at| similarities[at]);
+        at(k - 1).zip(at(k)).map_or(f64::INFINITY, |(last, next)| last - next)
+    };
+    pools(problem).into_iter().map(gap).fold(f64::INFINITY, f64::min)
+}
+
+/// Whether an engine that sums in f32 in any order must mine the same pairs: at the place where a
+/// list ends, similarities are further apart than rounding, or there is no rounding at all.
+pub fn mines_the_same_in_f32(problem: &Problem) -> bool {
+    let &Problem { m, d, .. } = problem;
+    let Answer { similarities, x, y, .. } = exact(problem);
+    // All values are whole multiples of a unit: sums of their products are exact up to 2²⁴ units.
+    let unit = |values: &[f64]| {
+        let units = values.iter().filter(|&&value| value != 0.0).map(|&value| {
+            let zeros = (value.to_bits() | 1 << 52).trailing_zeros();
+            value.abs().log2().floor() - 52.0 + f64::from(zeros)
+        });
+        units.fold(f64::INFINITY, f64::min).exp2()
+    };
+    let units = unit(&x) * unit(&y);
+    let error = |at: usize| {
+        let (x, y) = (&x[at / m * d..][..d], &y[at % m * d..][..d]);
+        let size: f64 = x.iter().zip(y).map(|(x, y)| (x * y).abs()).sum();
+        let exact = !problem.normalize && size <= units * f64::from(1 << 24);
+        if exact { 0.0 } else { size * (d + 8) as f64 / f64::from(1 << 23) }
+    };
+    pools(problem).into_iter().all(|(mut pairs, k)| {
+        sort_by_hardness(&mut pairs, &similarities);
+        let (mined, rest) = pairs.split_at(k.min(pairs.len()));
+        let low = mined.iter().map(|&at| similarities[at] - error(at));
+        let high = rest.iter().map(|&at| similarities[at] + error(at));
+        pairs.iter().all(|&at| error(at) == 0.0)
+            || low.fold(f64::INFINITY, f64::min) > high.fold(f64::NEG_INFINITY, f64::max)
+    })
+}
+
 /// l_g = log Σ_{(a,b) ∈ negatives of g} exp(s·S_ab), with the largest S of the group kept apart so
 /// that differences of similarities are taken before they are scaled: s·S may be any size.
-fn groups<R: Real>(problem: &Problem, similarities: &[R], s: R) -> Vec<Group<R>> {
+fn groups<R: Real>(problem: &Problem, similarities: &[R], counted: &[bool], s: R) -> Vec<Group<R>> {
     let &Problem { n, m, .. } = problem;
     let count = (0..n).map(|i| problem.group(i) + 1).max().unwrap_or(0);
     let mut groups = vec![Group { max: -R::INFINITY, sum: R::ZERO }; count];
     let negatives = |i: usize| {
         let row = &similarities[i * m..][..m];
-        (0..m).filter(move |&j| problem.pair(i, j) == Pair::Negative).map(move |j| row[j])
+        (0..m).filter(move |&j| counted[i * m + j]).map(move |j| row[j])
     };
     for i in 0..n {
         let group = &mut groups[problem.group(i)];
@@ -250,7 +330,13 @@ fn loss<R: Real>(problem: &Problem, similarities: &[R], groups: &[Group<R>], s: 
 
 /// G of the loss itself:
 /// ∂L/∂S_ij = −(s/P)·δ_ij for positives, +(s/P)·W_g·exp(s·S_ab − l_g) for negatives.
-fn analytic<R: Real>(problem: &Problem, similarities: &[R], groups: &[Group<R>], s: R) -> Vec<R> {
+fn analytic<R: Real>(
+    problem: &Problem,
+    similarities: &[R],
+    counted: &[bool],
+    groups: &[Group<R>],
+    s: R,
+) -> Vec<R> {
     let &Problem { n, m, .. } = problem;
     let factor = match problem.reduction {
         Reduction::Mean => s / R::of(problem.count(Pair::Positive) as f64),
@@ -265,7 +351,7 @@ fn analytic<R: Real>(problem: &Problem, similarities: &[R], groups: &[Group<R>],
     }
     for i in 0..n {
         let g = problem.group(i);
-        for j in (0..m).filter(|&j| problem.pair(i, j) == Pair::Negative) {
+        for j in (0..m).filter(|&j| counted[i * m + j]) {
             weights[i * m + j] = factor * w[g] * groups[g].share(similarities[i * m + j], s);
         }
     }
@@ -277,6 +363,7 @@ fn analytic<R: Real>(problem: &Problem, similarities: &[R], groups: &[Group<R>],
 fn anchor_normalized<R: Real>(
     problem: &Problem,
     similarities: &[R],
+    counted: &[bool],
     groups: &[Group<R>],
     s: R,
 ) -> Vec<R> {
@@ -284,19 +371,20 @@ fn anchor_normalized<R: Real>(
     let mut weights = vec![R::ZERO; n * m];
     let mut anchors = 0;
     for a in 0..n {
-        let of_kind = |kind| (0..m).filter(move |&j| problem.pair(a, j) == kind);
-        if of_kind(Pair::Positive).count() == 0 || of_kind(Pair::Negative).count() == 0 {
+        let positives = || (0..m).filter(move |&j| problem.pair(a, j) == Pair::Positive);
+        let negatives = || (0..m).filter(move |&j| counted[a * m + j]);
+        if positives().count() == 0 || negatives().count() == 0 {
             continue;
         }
         anchors += 1;
         // log δ = log-sigmoid(u) = −softplus(−u)
         let log_delta = |i: usize| -softplus(-groups[a].margin(similarities[a * m + i], s));
-        let top = of_kind(Pair::Positive).map(log_delta).fold(-R::INFINITY, R::max);
-        let total: R = of_kind(Pair::Positive).map(|i| (log_delta(i) - top).exp()).sum();
-        for i in of_kind(Pair::Positive) {
+        let top = positives().map(log_delta).fold(-R::INFINITY, R::max);
+        let total: R = positives().map(|i| (log_delta(i) - top).exp()).sum();
+        for i in positives() {
             weights[a * m + i] = -(log_delta(i) - top).exp() / total;
         }
-        for j in of_kind(Pair::Negative) {
+        for j in negatives() {
             weights[a * m + j] = groups[a].share(similarities[a * m + j], s);
         }
     }

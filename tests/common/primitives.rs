@@ -105,3 +105,120 @@ pub fn normalize_and_back<H: Harness, T: Element + Data>(harness: &mut H) {
         close("normalize_backward", &engine.read(&result).unwrap(), &back, tolerance);
     }
 }
+
+/// What `top_k` gave, on the host: similarity, row, column.
+type Pairs = Vec<(f32, u32, u32)>;
+
+fn top_k<H: Harness, T: Element + Data>(
+    harness: &mut H,
+    (n, m, d): (usize, usize, usize),
+    (x, y): (&[T], &[T]),
+    k: usize,
+    scope: Scope,
+) -> Pairs {
+    let (x, y) = (harness.upload(x), harness.upload(y));
+    let (x, y) = (matrix::<H, T>(&x, n, d), matrix::<H, T>(&y, m, d));
+    let engine = harness.engine();
+    let top = ops::top_k(engine, x, y, k, scope).unwrap();
+    let values = engine.read(&top.values).unwrap();
+    let columns = engine.read_indices(&top.columns).unwrap();
+    let rows = match (&top.rows, scope) {
+        (Some(rows), Scope::Matrix) => engine.read_indices(rows).unwrap(),
+        (None, Scope::Row) => (0..values.len()).map(|at| (at / top.k) as u32).collect(),
+        _ => panic!("rows belong to the matrix scope"),
+    };
+    let pairs = match scope {
+        Scope::Row => n * k.min(m),
+        Scope::Matrix => k.min(n * m),
+    };
+    assert_eq!((values.len(), rows.len(), columns.len()), (pairs, pairs, pairs));
+    assert_eq!(top.k, if scope == Scope::Row { k.min(m) } else { pairs });
+    values.into_iter().zip(rows).zip(columns).map(|((v, i), j)| (v, i, j)).collect()
+}
+
+/// All pairs, sorted: NaN last, then by similarity, row, column.
+fn sorted(similarities: &[f64], m: usize) -> Vec<(f64, u32, u32)> {
+    let pair = |(at, &s): (usize, &f64)| (s, (at / m) as u32, (at % m) as u32);
+    let mut pairs: Vec<_> = similarities.iter().enumerate().map(pair).collect();
+    pairs.sort_by(|a, b| {
+        let numbers = b.0.partial_cmp(&a.0).unwrap_or_else(|| a.0.is_nan().cmp(&b.0.is_nan()));
+        numbers.then((a.1, a.2).cmp(&(b.1, b.2)))
+    });
+    pairs
+}
+
+/// The first of all pairs, or of each row.
+fn first(sorted: &[(f64, u32, u32)], n: usize, k: usize, scope: Scope) -> Vec<(f64, u32, u32)> {
+    let of_row = |i: usize| sorted.iter().filter(move |pair| pair.1 == i as u32).take(k).copied();
+    match scope {
+        Scope::Row => (0..n).flat_map(of_row).collect(),
+        Scope::Matrix => sorted.iter().take(k).copied().collect(),
+    }
+}
+
+/// On small whole numbers, whose products are exact: many ties, −0, and NaN after all numbers.
+pub fn top_k_is_the_first_after_sorting<H: Harness, T: Element + Data>(harness: &mut H) {
+    for (n, m, d) in SHAPES {
+        for (bound, nan) in [(0, false), (2, false), (2, true)] {
+            let mut random = fastrand::Rng::with_seed((n + m + bound as usize) as u64);
+            let mut whole = |count: usize| -> Vec<T> {
+                (0..count).map(|_| T::from_f32(-(random.i32(-bound..=bound) as f32))).collect()
+            };
+            let (mut x, mut y) = (whole(n * d), whole(m * d));
+            if nan {
+                // A row and a column of NaN.
+                x[n / 2 * d] = T::from_f32(f32::NAN);
+                y[m / 3 * d + d - 1] = T::from_f32(f32::NAN);
+            }
+            let pairs = sorted(&similarities(&wide(&x), &wide(&y), d), m);
+            for k in [1, 2, m, n * m / 3 + 1, n * m - 1, n * m, n * m + 5] {
+                for scope in [Scope::Row, Scope::Matrix] {
+                    if k == 0 {
+                        continue;
+                    }
+                    let given = top_k(harness, (n, m, d), (&x, &y), k, scope);
+                    let expected = first(&pairs, n, k, scope);
+                    for (at, (given, expected)) in given.iter().zip(&expected).enumerate() {
+                        let same = f64::from(given.0) == expected.0
+                            || (given.0.is_nan() && expected.0.is_nan());
+                        assert!(
+                            same && (given.1, given.2) == (expected.1, expected.2),
+                            "{n}×{m}×{d}, k = {k}, {scope:?}, place {at}: {given:?} {expected:?}"
+                        );
+                    }
+                    assert_eq!(given.len(), expected.len());
+                }
+            }
+        }
+    }
+}
+
+/// On any numbers: in order, no pair twice, each with its own similarity, and none left out that is
+/// larger by more than rounding.
+pub fn top_k_of_any_numbers<H: Harness, T: Element + Data>(harness: &mut H) {
+    for (n, m, d) in SHAPES {
+        let (x, y) = (random::<T>(n * d, 7), random::<T>(m * d, 8));
+        let exact = similarities(&wide(&x), &wide(&y), d);
+        let all = sorted(&exact, m);
+        for (k, scope) in [(3, Scope::Row), (m / 2 + 1, Scope::Row), (n * m / 7 + 1, Scope::Matrix)]
+        {
+            let given = top_k(harness, (n, m, d), (&x, &y), k, scope);
+            let expected = first(&all, n, k, scope);
+            let own: Vec<f64> =
+                given.iter().map(|&(_, i, j)| exact[i as usize * m + j as usize]).collect();
+            let values: Vec<f32> = given.iter().map(|pair| pair.0).collect();
+            close("own similarity", &values, &own, rounding(d));
+            let best: Vec<f64> = expected.iter().map(|pair| pair.0).collect();
+            close("largest similarities", &values, &best, rounding(d));
+            for pair in given.windows(2) {
+                let ((a, i, j), (b, k, l)) = (pair[0], pair[1]);
+                let ordered = a > b || (a == b && (i, j) < (k, l));
+                assert!(ordered || (scope == Scope::Row && i < k), "{pair:?}");
+            }
+            let mut places: Vec<(u32, u32)> = given.iter().map(|pair| (pair.1, pair.2)).collect();
+            places.sort_unstable();
+            places.dedup();
+            assert_eq!(places.len(), given.len());
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! A problem as plain data: what the oracle and every engine are asked to compute.
 
 use half::{bf16, f16};
-use metric_kernels::{DType, NO_POSITIVE, Reduction, Scope, Weighting};
+use metric_kernels::{DType, Mining, NO_POSITIVE, Reduction, Scope, Weighting};
 
 /// The named losses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,7 @@ pub struct Problem {
     pub positives: Positives,
     pub ids: Option<(Vec<u32>, Vec<u32>)>,
     pub scale: f32,
+    pub mining: Mining,
     pub weighting: Weighting,
     pub reduction: Reduction,
     pub normalize: bool,
@@ -72,6 +73,7 @@ impl Problem {
             positives: Positives::Diagonal,
             ids: None,
             scale,
+            mining: Mining::All,
             weighting: Weighting::Analytic,
             reduction: Reduction::Mean,
             normalize: false,
@@ -99,6 +101,11 @@ impl Problem {
 
     pub fn with_ids(mut self, rows: &[u32], cols: &[u32]) -> Self {
         self.ids = Some((rows.to_vec(), cols.to_vec()));
+        self
+    }
+
+    pub fn with_mining(mut self, mining: Mining) -> Self {
+        self.mining = mining;
         self
     }
 
@@ -164,6 +171,7 @@ impl Problem {
     pub fn transposed(&self) -> Self {
         let mut other = self.clone();
         let y = self.y.clone().expect("not shared");
+        assert!(!matches!(self.mining, Mining::HardestPerRow(_)), "rows become columns");
         (other.n, other.m) = (self.m, self.n);
         other.y = Some(std::mem::replace(&mut other.x, y));
         other.positives = match &self.positives {

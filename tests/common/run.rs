@@ -7,7 +7,7 @@ use super::problem::{Named, Positives, Problem};
 use half::{bf16, f16};
 use metric_kernels::{
     Batch, CpuEngine, CrossExampleSoftmax, DType, Element, Engine, Error, Family, GradientsMut,
-    Host, InBatchSoftmax, InstanceCrossEntropy, Loss, Matrix, MatrixMut, Scalar, Storage,
+    Host, InBatchSoftmax, InstanceCrossEntropy, Loss, Matrix, MatrixMut, Mining, Scalar, Storage,
     StorageMut,
 };
 
@@ -79,6 +79,11 @@ impl AnyLoss {
             }
         };
         let loss = plain.weighting(problem.weighting).reduction(problem.reduction);
+        let loss = match problem.mining {
+            Mining::All => loss,
+            Mining::Hardest(k) => loss.hardest(k),
+            Mining::HardestPerRow(k) => loss.hardest_per_row(k),
+        };
         if problem.normalize { loss.normalize() } else { loss }
     }
 }

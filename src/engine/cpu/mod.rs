@@ -1,10 +1,12 @@
 //! Room: engines, CPU. Threads and products on host memory; the engine of machines without a GPU.
 
+mod mining;
 mod pairs;
 mod passes;
 mod product;
 mod row;
 mod rows;
+mod sparse;
 mod sweep;
 
 use rayon::prelude::*;
@@ -13,19 +15,24 @@ pub(crate) use self::pairs::Pairs;
 pub(crate) use self::product::product;
 pub(crate) use self::rows::Rows;
 
+use self::mining::{
+    Hardest, HardestOfRows, List, Mine, Mined, OfferEverything, Sweeper, out_of_memory,
+};
 use self::passes::{LogSumExp, MatrixTerms, Negatives, RowTerms, RowWeights, Weights};
+use self::sparse::Sparse;
 use self::sweep::{Pass, sweep};
 use crate::engine::{Engine, GradientsMut, Problem, sealed};
-use crate::loss::formula::{self, Group, Scope, Terms};
+use crate::loss::formula::{self, Group, Mining, Scope, Terms};
 use crate::matrix::{Host, Matrix, MatrixMut, Scalar};
-use crate::ops::{check_dimension, check_shape};
-use crate::{Element, Result};
+use crate::ops::{TopK, check_dimension, check_shape, pairs_of_top_k};
+use crate::{Element, Error, Result};
 
 /// Performs the passes on the CPU: rayon's current thread pool, products by the `gemm` crate.
 ///
 /// Besides inputs and outputs it holds `f32` copies of embeddings that are not `f32` already, O(n)
 /// statistics, and a panel of at most 512 rows of S (64 MiB, or 128 rows where those take more).
-/// Results do not depend on the number of threads. An embedding that is not finite makes the loss
+/// Mining adds a list of pairs no larger than the embeddings, or 512 KiB of counts a thread where
+/// the set is larger. Results do not depend on the number of threads. An embedding that is not finite makes the loss
 /// and every gradient NaN.
 #[derive(Debug, Default)]
 pub struct CpuEngine {
@@ -48,6 +55,14 @@ pub struct Statistics {
     /// ln W of each group.
     log_weights: Vec<f64>,
     totals: Terms,
+    chosen: Chosen,
+}
+
+/// The negatives that count: a mask on every row, or few enough for a list.
+#[derive(Debug)]
+enum Chosen {
+    Masked(Mined),
+    Listed(Sparse),
 }
 
 /// A problem with its rows made ready and its pairs sorted.
@@ -188,7 +203,52 @@ fn finish_rows(rows: &Rows<'_>, out: &mut MatrixMut<'_, Host, f32>, factor: f32)
         .for_each(|(i, row)| rows.finish_gradient(i, &mut row[..d], factor));
 }
 
+/// Looks at S for which negatives count.
+struct Choosing<'a> {
+    engine: &'a mut CpuEngine,
+    prepared: &'a Prepared<'a>,
+}
+
+impl Sweeper for Choosing<'_> {
+    fn sweep<P: Pass>(&mut self, pass: &mut P) -> Vec<P::Row> {
+        self.engine.sweep(self.prepared, pass, None)
+    }
+}
+
 impl CpuEngine {
+    /// Which negatives count. A list takes no more memory than the embeddings, and is no longer
+    /// than what it saves: gathering rows is slower than a product of as many pairs.
+    fn choose<T: Element>(
+        &mut self,
+        problem: &Problem<'_, Host, T>,
+        prepared: &Prepared<'_>,
+    ) -> Chosen {
+        let (n, m, d) = (prepared.x.n, prepared.y().n, prepared.x.d);
+        let pairs = &prepared.pairs;
+        let most = (n * (m / 8)).min((n + m) * d / 4).min(Sparse::MOST);
+        let (mine, mined) = match problem.mining {
+            Mining::All => return Chosen::Masked(Mined::All),
+            Mining::Hardest(k) => (Mine::hardest(k), k),
+            Mining::HardestPerRow(k) => (Mine::PerRow(k), n.saturating_mul(k)),
+        };
+        let positives: usize = (0..n).map(|i| pairs.positive_count(i)).sum();
+        if mined.saturating_add(positives) <= most {
+            let listed = self.sweep(prepared, &mut List { pairs, mine: &mine }, None);
+            if listed.iter().any(|row| row.nan) {
+                // No number answers; with all negatives the answer is NaN.
+                return Chosen::Masked(Mined::All);
+            }
+            return Chosen::Listed(Sparse::new(listed, mine.take(), m));
+        }
+        Chosen::Masked(match problem.mining {
+            Mining::All => Mined::All,
+            Mining::HardestPerRow(k) => Mined::PerRow(k),
+            Mining::Hardest(k) => {
+                mining::hardest(&mut Choosing { engine: self, prepared }, pairs, k as u64, most)
+            }
+        })
+    }
+
     fn sweep<P: Pass>(
         &mut self,
         prepared: &Prepared<'_>,
@@ -225,23 +285,43 @@ impl CpuEngine {
         &mut self,
         problem: &Problem<'_, Host, T>,
         prepared: &Prepared<'_>,
+        chosen: Chosen,
     ) -> Statistics {
         let (pairs, scale) = (&prepared.pairs, prepared.scale);
+        let mined = match &chosen {
+            Chosen::Masked(mined) => *mined,
+            Chosen::Listed(sparse) => {
+                let groups = sparse.groups(problem.scope, scale);
+                let terms = sparse.terms(&groups, scale);
+                let totals = terms.iter().fold(Terms::NONE, |sum, &terms| sum.merge(terms));
+                let log_weights = match problem.scope {
+                    Scope::Row => terms.iter().map(|terms| terms.log_weight).collect(),
+                    Scope::Matrix => vec![totals.log_weight],
+                };
+                return Statistics { groups, log_weights, totals, chosen };
+            }
+        };
         match problem.scope {
             Scope::Row => {
-                let rows = self.sweep(prepared, &mut RowTerms { pairs, scale }, None);
+                let rows = self.sweep(prepared, &mut RowTerms { pairs, mined, scale }, None);
                 Statistics {
                     totals: rows.iter().fold(Terms::NONE, |sum, &(_, terms)| sum.merge(terms)),
                     groups: rows.iter().map(|&(group, _)| group).collect(),
                     log_weights: rows.iter().map(|(_, terms)| terms.log_weight).collect(),
+                    chosen,
                 }
             }
             Scope::Matrix => {
-                let mut pass = Negatives { pairs, scale, reference: f32::NEG_INFINITY };
+                let mut pass = Negatives { pairs, mined, scale, reference: f32::NEG_INFINITY };
                 let rows = self.sweep(prepared, &mut pass, None);
                 let group = merge(rows.iter().map(|&(group, _)| group), scale);
                 let totals = self.matrix_terms(prepared, &rows, group);
-                Statistics { groups: vec![group], log_weights: vec![totals.log_weight], totals }
+                Statistics {
+                    groups: vec![group],
+                    log_weights: vec![totals.log_weight],
+                    totals,
+                    chosen,
+                }
             }
         }
     }
@@ -258,14 +338,18 @@ impl CpuEngine {
         if prepared.scale.is_nan() {
             return growing.poison();
         }
-        let mut pass = Weights {
-            pairs: &prepared.pairs,
-            scale: prepared.scale,
-            weighting: problem.weighting,
-            groups: &statistics.groups,
-            log_weights: &statistics.log_weights,
-        };
-        self.sweep(prepared, &mut pass, Some(&mut growing));
+        let Statistics { groups, log_weights, chosen, .. } = statistics;
+        let weighting = problem.weighting;
+        match chosen {
+            Chosen::Listed(sparse) => {
+                sparse.gradients(prepared, weighting, groups, log_weights, &mut growing);
+            }
+            &Chosen::Masked(mined) => {
+                let (pairs, scale) = (&prepared.pairs, prepared.scale);
+                let mut pass = Weights { pairs, mined, scale, weighting, groups, log_weights };
+                self.sweep(prepared, &mut pass, Some(&mut growing));
+            }
+        }
         growing.finish(prepared, f64::from(upstream) / divisor(problem, &statistics.totals));
     }
 
@@ -274,10 +358,12 @@ impl CpuEngine {
         &mut self,
         problem: &Problem<'_, Host, T>,
         prepared: &Prepared<'_>,
+        mined: Mined,
         mut growing: Growing<'_>,
     ) -> f64 {
         let mut pass = RowWeights {
             pairs: &prepared.pairs,
+            mined,
             scale: prepared.scale,
             weighting: problem.weighting,
         };
@@ -293,10 +379,11 @@ impl CpuEngine {
         &mut self,
         problem: &Problem<'_, Host, T>,
         prepared: &Prepared<'_>,
+        mined: Mined,
         mut growing: Growing<'_>,
     ) -> f64 {
         let (pairs, scale) = (&prepared.pairs, prepared.scale);
-        let mut pass = Negatives { pairs, scale, reference: f32::NEG_INFINITY };
+        let mut pass = Negatives { pairs, mined, scale, reference: f32::NEG_INFINITY };
         let rows = self.sweep(prepared, &mut pass, Some(&mut growing));
         let s = f64::from(scale);
         let group = merge(rows.iter().map(|&(group, _)| group), scale);
@@ -346,6 +433,13 @@ pub(in crate::engine) fn check_positives<T: 'static>(problem: &Problem<'_, Host,
     Pairs::new(problem).map(|_| ())
 }
 
+/// An empty vector with memory for so many.
+fn reserved<V>(pairs: usize) -> Result<Vec<V>> {
+    let mut vector = Vec::new();
+    vector.try_reserve_exact(pairs).map_err(|_| out_of_memory(pairs))?;
+    Ok(vector)
+}
+
 fn merge(groups: impl Iterator<Item = Group>, scale: f32) -> Group {
     groups.fold(Group::EMPTY, |sum, group| sum.merge(group, f64::from(scale)))
 }
@@ -363,6 +457,7 @@ impl sealed::Sealed for CpuEngine {}
 impl Engine for CpuEngine {
     type Device = Host;
     type Buffer = Vec<f32>;
+    type Indices = Vec<u32>;
     type Statistics = Statistics;
 
     fn name(&self) -> String {
@@ -377,6 +472,10 @@ impl Engine for CpuEngine {
         Ok(buffer.clone())
     }
 
+    fn read_indices(&mut self, indices: &Vec<u32>) -> Result<Vec<u32>> {
+        Ok(indices.clone())
+    }
+
     fn check<T: Element>(&mut self, problem: &Problem<'_, Host, T>) -> Result<()> {
         check_positives(problem)
     }
@@ -387,11 +486,16 @@ impl Engine for CpuEngine {
     ) -> Result<(Vec<f32>, Statistics)> {
         let prepared = Prepared::new(problem)?;
         if prepared.scale.is_nan() {
-            let statistics =
-                Statistics { groups: Vec::new(), log_weights: Vec::new(), totals: Terms::NONE };
+            let statistics = Statistics {
+                groups: Vec::new(),
+                log_weights: Vec::new(),
+                totals: Terms::NONE,
+                chosen: Chosen::Masked(Mined::All),
+            };
             return Ok((vec![f32::NAN], statistics));
         }
-        let statistics = self.statistics(problem, &prepared);
+        let chosen = self.choose(problem, &prepared);
+        let statistics = self.statistics(problem, &prepared, chosen);
         Ok((vec![loss(problem, &statistics.totals) as f32], statistics))
     }
 
@@ -418,14 +522,16 @@ impl Engine for CpuEngine {
             growing.poison();
             return Ok(vec![f32::NAN]);
         }
-        let value = match problem.scope {
-            Scope::Row => self.row_step(problem, &prepared, growing),
-            Scope::Matrix if prepared.pairs.are_single() => {
-                self.matrix_step(problem, &prepared, growing)
+        let value = match (problem.scope, self.choose(problem, &prepared)) {
+            (Scope::Row, Chosen::Masked(mined)) => {
+                self.row_step(problem, &prepared, mined, growing)
+            }
+            (Scope::Matrix, Chosen::Masked(mined)) if prepared.pairs.are_single() => {
+                self.matrix_step(problem, &prepared, mined, growing)
             }
             // With labels, the weight of a negative waits for positives all over the matrix.
-            Scope::Matrix => {
-                let statistics = self.statistics(problem, &prepared);
+            (_, chosen) => {
+                let statistics = self.statistics(problem, &prepared, chosen);
                 self.gradients(problem, &prepared, &statistics, 1.0, growing.out);
                 loss(problem, &statistics.totals)
             }
@@ -479,6 +585,54 @@ impl Engine for CpuEngine {
             Scope::Row => rows.into_iter().map(result).collect(),
             Scope::Matrix => vec![result(merge(rows.into_iter(), scale))],
         })
+    }
+
+    fn top_k<T: Element>(
+        &mut self,
+        x: Matrix<'_, Host, T>,
+        y: Matrix<'_, Host, T>,
+        k: usize,
+        scope: Scope,
+    ) -> Result<TopK<Self>> {
+        check_dimension(x, y)?;
+        for (argument, rows) in [("x", x.rows), ("y", y.rows)] {
+            if rows > i32::MAX as usize {
+                let most = format!("at most {}", i32::MAX);
+                return Err(Error::argument(argument, format!("a side of {rows}"), most));
+            }
+        }
+        let pairs = pairs_of_top_k(x.rows, y.rows, k, scope)?;
+        let mut result = TopK::<Self> {
+            k: match scope {
+                Scope::Row => k.min(y.rows),
+                Scope::Matrix => pairs,
+            },
+            values: reserved(pairs)?,
+            rows: (scope == Scope::Matrix).then(|| reserved(pairs)).transpose()?,
+            columns: reserved(pairs)?,
+        };
+        let (x, y) = (Rows::new(x, false), Rows::new(y, false));
+        let mut add = |pair: mining::Candidate| {
+            result.values.push(pair.similarity());
+            result.columns.push(pair.column);
+            if let Some(rows) = &mut result.rows {
+                rows.push(pair.row);
+            }
+        };
+        match scope {
+            Scope::Row => {
+                let mut pass = HardestOfRows { k: result.k };
+                let rows = sweep(&x, &y, &mut self.panel, &mut pass, None, None);
+                rows.into_iter().flatten().for_each(&mut add);
+            }
+            Scope::Matrix => {
+                let hardest = Hardest::of_everything(pairs)?;
+                let mut pass = OfferEverything(&hardest);
+                sweep(&x, &y, &mut self.panel, &mut pass, None, None);
+                hardest.sorted().into_iter().for_each(&mut add);
+            }
+        }
+        Ok(result)
     }
 
     fn normalize<T: Element>(

@@ -1,16 +1,17 @@
 //! Room: engines, CPU. The passes: what a row of similarities becomes on its way to the loss and to
 //! the gradients. The arithmetic is [`crate::loss::formula`]'s.
 
+use super::mining::Mined;
 use super::pairs::Pairs;
 use super::row;
 use super::sweep::{Pass, Rescale};
 use crate::loss::formula::{self, Coefficients, Group, Terms, Weighting};
 
 /// A positive of a row, taken out before the row's negatives are treated.
-type Positive = (u32, f32);
+pub(super) type Positive = (u32, f32);
 
 /// Takes the positives out of a row and leaves −∞ where there is no negative.
-fn take_positives(pairs: &Pairs<'_>, i: usize, row: &mut [f32]) -> Vec<Positive> {
+pub(super) fn take_positives(pairs: &Pairs<'_>, i: usize, row: &mut [f32]) -> Vec<Positive> {
     let mut positives = Vec::new();
     pairs.for_each_positive(i, |j| positives.push((j as u32, row[j])));
     pairs.for_each_excluded(i, |j| row[j] = f32::NEG_INFINITY);
@@ -70,6 +71,7 @@ impl Pass for LogSumExp {
 /// Negatives and positives of each row, the row being its own group.
 pub(super) struct RowTerms<'a> {
     pub pairs: &'a Pairs<'a>,
+    pub mined: Mined,
     pub scale: f32,
 }
 
@@ -79,6 +81,7 @@ impl Pass for RowTerms<'_> {
 
     fn visit(&self, i: usize, row: &mut [f32]) -> Self::Row {
         let positives = take_positives(self.pairs, i, row);
+        self.mined.keep(i, row);
         let group = weigh_by_maximum(row, self.scale);
         (group, terms_of(&positives, group, self.scale))
     }
@@ -87,6 +90,7 @@ impl Pass for RowTerms<'_> {
 /// [`RowTerms`] and the gradient weights in one go.
 pub(super) struct RowWeights<'a> {
     pub pairs: &'a Pairs<'a>,
+    pub mined: Mined,
     pub scale: f32,
     pub weighting: Weighting,
 }
@@ -97,6 +101,7 @@ impl Pass for RowWeights<'_> {
 
     fn visit(&self, i: usize, row: &mut [f32]) -> Terms {
         let positives = take_positives(self.pairs, i, row);
+        self.mined.keep(i, row);
         let group = weigh_by_maximum(row, self.scale);
         let terms = terms_of(&positives, group, self.scale);
         let scale = f64::from(self.scale);
@@ -109,6 +114,7 @@ impl Pass for RowWeights<'_> {
 /// The negatives of each row, and the similarity of its positive where it has one at most.
 pub(super) struct Negatives<'a> {
     pub pairs: &'a Pairs<'a>,
+    pub mined: Mined,
     pub scale: f32,
     /// The largest maximum of the panels so far, to which dY is relative.
     pub reference: f32,
@@ -120,6 +126,7 @@ impl Pass for Negatives<'_> {
 
     fn visit(&self, i: usize, row: &mut [f32]) -> Self::Row {
         let positives = take_positives(self.pairs, i, row);
+        self.mined.keep(i, row);
         let similarity = positives.first().map_or(f32::NAN, |&(_, similarity)| similarity);
         (weigh_by_maximum(row, self.scale), similarity)
     }
@@ -166,6 +173,7 @@ impl Pass for MatrixTerms<'_> {
 /// Gradient weights from the statistics of a forward pass.
 pub(super) struct Weights<'a> {
     pub pairs: &'a Pairs<'a>,
+    pub mined: Mined,
     pub scale: f32,
     pub weighting: Weighting,
     /// One group a row, or one for all.
@@ -182,6 +190,7 @@ impl Pass for Weights<'_> {
         let index = if self.groups.len() == 1 { 0 } else { i };
         let (group, log_weight) = (self.groups[index], self.log_weights[index]);
         let positives = take_positives(self.pairs, i, row);
+        self.mined.keep(i, row);
         if group.sum == 0.0 {
             row.fill(0.0);
             return;

@@ -23,6 +23,7 @@ pub(super) struct Table {
     pub sm80_bf16: ArithmeticKernels,
     pub rows: RowKernels,
     pub add_splits: CudaFunction,
+    pub mining: MiningKernels,
 }
 
 /// The kernels of one tile engine on one element type (kernels/tile/).
@@ -38,6 +39,7 @@ pub(super) struct TileKernels {
     pub weights: CudaFunction,
     /// sm80's alone.
     pub exponentials: Option<CudaFunction>,
+    pub mining: MiningTileKernels,
     pub rows_rows: CudaFunction,
     pub rows_columns: CudaFunction,
     pub columns_columns: CudaFunction,
@@ -68,6 +70,56 @@ pub(super) struct RowKernels {
     pub one_pass_gradient: CudaFunction,
 }
 
+/// What mining does with counts and lists (kernels/lists.cu).
+pub(super) struct MiningKernels {
+    pub begin_search: CudaFunction,
+    pub clear_words: CudaFunction,
+    pub choose_matrix: CudaFunction,
+    pub choose_rows: CudaFunction,
+    pub sort_count: CudaFunction,
+    pub sort_places: CudaFunction,
+    pub sort_move: CudaFunction,
+    pub count_list_matrix: CudaFunction,
+    pub count_list_rows: CudaFunction,
+    pub judge_list: CudaFunction,
+    pub keep_mined: CudaFunction,
+    pub list_starts: CudaFunction,
+    pub list_groups: CudaFunction,
+    pub with_positives: CudaFunction,
+    pub sum_list: CudaFunction,
+    pub list_moments: CudaFunction,
+}
+
+/// The passes of mining over tiles of one size (kernels/mining.cu).
+pub(super) struct MiningTileKernels {
+    pub count_matrix: CudaFunction,
+    pub count_rows: CudaFunction,
+    pub collect: CudaFunction,
+}
+
+impl MiningKernels {
+    fn load(lists: &Arc<CudaModule>) -> Result<Self> {
+        Ok(Self {
+            begin_search: lists.load_function("begin_search")?,
+            clear_words: lists.load_function("clear_words")?,
+            choose_matrix: lists.load_function("choose_matrix")?,
+            choose_rows: lists.load_function("choose_rows")?,
+            sort_count: lists.load_function("sort_count")?,
+            sort_places: lists.load_function("sort_places")?,
+            sort_move: lists.load_function("sort_move")?,
+            count_list_matrix: lists.load_function("count_list_matrix")?,
+            count_list_rows: lists.load_function("count_list_rows")?,
+            judge_list: lists.load_function("judge_list")?,
+            keep_mined: lists.load_function("keep_mined")?,
+            list_starts: lists.load_function("list_starts")?,
+            list_groups: lists.load_function("list_groups")?,
+            with_positives: lists.load_function("with_positives")?,
+            sum_list: lists.load_function("sum_list")?,
+            list_moments: lists.load_function("list_moments")?,
+        })
+    }
+}
+
 impl Kernels {
     /// Loads the kernels into a context: machine code for its device where the build made any,
     /// else PTX, else compiled now if NVRTC is found (`METRIC_KERNELS_NVRTC` names its folder).
@@ -82,12 +134,18 @@ impl Kernels {
         let module = |program| load(context, program, capability);
         let (rows, stats, gradient, product) =
             (module("rows")?, module("stats")?, module("gradient")?, module("product")?);
+        let mining = module("mining")?;
         let tile = |name: &str| -> Result<TileKernels> {
             let exponentials = name.starts_with("sm80").then(|| format!("exponentials_{name}"));
             Ok(TileKernels {
                 stats: stats.load_function(&format!("stats_{name}"))?,
                 weights: gradient.load_function(&format!("weights_{name}"))?,
                 exponentials: exponentials.map(|name| gradient.load_function(&name)).transpose()?,
+                mining: MiningTileKernels {
+                    count_matrix: mining.load_function(&format!("count_matrix_{name}"))?,
+                    count_rows: mining.load_function(&format!("count_rows_{name}"))?,
+                    collect: mining.load_function(&format!("collect_{name}"))?,
+                },
                 rows_rows: product.load_function(&format!("rows_rows_{name}"))?,
                 rows_columns: product.load_function(&format!("rows_columns_{name}"))?,
                 columns_columns: product.load_function(&format!("columns_columns_{name}"))?,
@@ -132,6 +190,7 @@ impl Kernels {
                 one_pass_gradient: rows.load_function("one_pass_gradient")?,
             },
             add_splits: product.load_function("add_splits")?,
+            mining: MiningKernels::load(&module("lists")?)?,
         })))
     }
 

@@ -174,6 +174,7 @@ pub(super) const INDEXED: u32 = 1;
 pub(super) const LABELED: u32 = 2;
 pub(super) const SHARED: u32 = 4;
 pub(super) const IDS: u32 = 8;
+pub(super) const MINED: u32 = 16;
 
 /// Twin of epilogue::Pairs (kernels/epilogue/pairs.cuh).
 #[repr(C)]
@@ -182,13 +183,15 @@ pub(super) struct Pairs {
     pub rows: u32,
     pub columns: u32,
     pub flags: u32,
-    padding: u32,
+    /// 1 for a cut a row, 0 for one cut.
+    pub cut_stride: u32,
     pub index: Address,
     pub row_labels: Address,
     pub column_labels: Address,
     pub row_ids: Address,
     pub column_ids: Address,
     pub ranges: Ranges,
+    pub cuts: Address,
 }
 
 impl Pairs {
@@ -202,7 +205,7 @@ impl Pairs {
     }
 }
 
-/// The smallest and largest key of every tile's rows and columns; the end of `Pairs`.
+/// The smallest and largest key of every tile's rows and columns; a part of `Pairs`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ranges {
@@ -404,7 +407,7 @@ macro_rules! launch {
         // SAFETY: the arguments are those of the kernel's signature, in order and type; the
         // addresses among them are the caller's promise.
         unsafe { builder.launch(configuration) }?;
-        Ok(())
+        crate::Result::<(), crate::Error>::Ok(())
     }};
 }
 
@@ -1018,3 +1021,6 @@ impl Launcher<'_> {
 pub(super) fn weight_blocks(tile: Tile, rows: usize, columns: usize) -> usize {
     rows.div_ceil(tile.side()) * columns.div_ceil(tile.side())
 }
+
+/// Launches of kernels/mining.cu and kernels/lists.cu.
+pub(super) mod mining;

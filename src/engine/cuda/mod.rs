@@ -18,6 +18,7 @@
 mod images;
 mod kernels;
 mod launch;
+mod mining;
 mod passes;
 mod probe;
 mod workspace;
@@ -29,9 +30,9 @@ use cudarc::driver::{
 };
 
 use crate::engine::{Engine, GradientsMut, Ids, Positives, Problem, sealed};
-use crate::loss::formula::Scope;
+use crate::loss::formula::{Mining, Scope};
 use crate::matrix::{Cuda, Host, Matrix, MatrixMut, Scalar};
-use crate::ops::{NORM_EPS, check_dimension, check_shape};
+use crate::ops::{NORM_EPS, TopK, check_dimension, check_shape, pairs_of_top_k};
 use crate::{DType, Element, Error, Result};
 use launch::{Address, Arithmetic, Launcher, Operand, Output, Pairs};
 use passes::{Gradients, Input, Operands, Pass, Planner, Saved, Shape, Wanted};
@@ -40,7 +41,7 @@ use workspace::{Pool, Slab};
 pub use kernels::Kernels;
 pub use launch::{Tile, TileEngine};
 pub use probe::{available, device_count};
-pub use workspace::Buffer;
+pub use workspace::{Buffer, Word};
 
 /// How `f32` embeddings are multiplied. 16-bit ones always are as they are, with `f32` sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -168,7 +169,10 @@ impl CudaEngine {
                     // An index takes memory where labels do not, and the reverse.
                     flags: launch::INDEXED | launch::LABELED | launch::IDS,
                     scope: Scope::Matrix,
+                    // One pass is for those that are not mined.
+                    mining: if diagonal { Mining::All } else { Mining::HardestPerRow(1) },
                     normalize: true,
+                    list: false,
                 };
                 // Forward and backward together, and each alone.
                 for (forward, backward) in
@@ -373,8 +377,10 @@ impl CudaEngine {
     }
 
     fn statistics<T: Element>(&self, problem: &Problem<'_, Cuda, T>) -> Result<Statistics> {
-        let shape = shape(problem);
-        let (places, bytes) = Saved::plan(&shape)?;
+        // Whatever the alignment: only shapes decide about what is saved.
+        let planner = self.planner(self.operands(T::DTYPE, problem.normalize, false, false));
+        let shape = planner.with_list(shape(problem));
+        let (places, bytes) = Saved::plan(&planner, &shape)?;
         Ok(Statistics { memory: self.private.take(bytes.div_ceil(4))?, places, shape })
     }
 }
@@ -410,7 +416,9 @@ fn shape<T: Element>(problem: &Problem<'_, Cuda, T>) -> Shape {
         diagonal: matches!(problem.positives, Positives::Diagonal),
         flags,
         scope: problem.scope,
+        mining: problem.mining,
         normalize: problem.normalize,
+        list: false,
     }
 }
 
@@ -432,7 +440,7 @@ impl<'a> Guards<'a> {
         address
     }
 
-    fn write<'v: 'a>(&mut self, view: &'v mut dyn DevicePtrMut<f32>) -> Address {
+    fn write<'v: 'a, T: 'v>(&mut self, view: &'v mut dyn DevicePtrMut<T>) -> Address {
         let (address, guard) = view.device_ptr_mut(self.stream);
         self.held.push(guard);
         address
@@ -496,8 +504,18 @@ fn every_pair(
     scale: (f32, Address),
     scope: Scope,
 ) -> Input {
-    let shape =
-        Shape { n, m, d, shared: false, diagonal: false, flags: 0, scope, normalize: false };
+    let shape = Shape {
+        n,
+        m,
+        d,
+        shared: false,
+        diagonal: false,
+        flags: 0,
+        scope,
+        mining: Mining::All,
+        normalize: false,
+        list: false,
+    };
     let (weighting, reduction) = (crate::Weighting::Analytic, crate::Reduction::Sum);
     Input { shape, x, y, pairs: Pairs::new(n, m), scale, weighting, reduction }
 }
@@ -525,6 +543,7 @@ impl sealed::Sealed for CudaEngine {}
 impl Engine for CudaEngine {
     type Device = Cuda;
     type Buffer = Buffer;
+    type Indices = Buffer<u32>;
     type Statistics = Statistics;
 
     fn name(&self) -> String {
@@ -538,6 +557,11 @@ impl Engine for CudaEngine {
     fn read(&mut self, buffer: &Buffer) -> Result<Vec<f32>> {
         self.check_context("buffer", buffer)?;
         Ok(self.stream.clone_dtoh(buffer)?)
+    }
+
+    fn read_indices(&mut self, indices: &Buffer<u32>) -> Result<Vec<u32>> {
+        self.check_context("indices", indices)?;
+        Ok(self.stream.clone_dtoh(indices)?)
     }
 
     fn check<T: Element>(&mut self, problem: &Problem<'_, Cuda, T>) -> Result<()> {
@@ -566,6 +590,7 @@ impl Engine for CudaEngine {
             ids: None,
             scale: Scalar::Value(1.0),
             scope: problem.scope,
+            mining: problem.mining,
             weighting: problem.weighting,
             reduction: problem.reduction,
             normalize: problem.normalize,
@@ -594,7 +619,8 @@ impl Engine for CudaEngine {
         self.check_problem(problem)?;
         self.check_scalar("upstream", upstream)?;
         self.check_gradients(&out)?;
-        if statistics.shape != shape(problem) || !statistics.memory.is_from(&self.private) {
+        let given = Shape { list: statistics.shape.list, ..shape(problem) };
+        if statistics.shape != given || !statistics.memory.is_from(&self.private) {
             return Err(Error::argument(
                 "statistics",
                 "those of another problem or another engine",
@@ -665,6 +691,46 @@ impl Engine for CudaEngine {
             unsafe { plan.run(&launch, &input, base, out) }?;
         }
         Ok(result)
+    }
+
+    fn top_k<T: Element>(
+        &mut self,
+        x: Matrix<'_, Cuda, T>,
+        y: Matrix<'_, Cuda, T>,
+        k: usize,
+        scope: Scope,
+    ) -> Result<TopK<Self>> {
+        self.check_pair(x, y)?;
+        let pairs = pairs_of_top_k(x.rows, y.rows, k, scope)?;
+        let k = if scope == Scope::Row { k.min(y.rows) } else { pairs };
+        let mining = match scope {
+            Scope::Row => Mining::HardestPerRow(k),
+            Scope::Matrix => Mining::Hardest(k),
+        };
+        let mut values: Buffer = self.results.take(pairs)?;
+        let mut columns: Buffer<u32> = self.results.take(pairs)?;
+        let mut rows: Option<Buffer<u32>> = match scope {
+            Scope::Row => None,
+            Scope::Matrix => Some(self.results.take(pairs)?),
+        };
+        let stream = self.stream.clone();
+        {
+            let mut guards = Guards::new(&stream);
+            let (n, m, d) = (x.rows, y.rows, x.cols);
+            let (x, y) = (guards.operand(x), guards.operand(y));
+            let mut input = every_pair((x, n), (y, m), d, (1.0, 0), scope);
+            input.shape.mining = mining;
+            let plan =
+                self.planner(self.operands_of::<T>(&input)).top_k(&input.shape, pairs)?;
+            let base = self.slab.reserve(&stream, plan.bytes)?;
+            let (values, columns) = (guards.write(&mut values), guards.write(&mut columns));
+            let rows = rows.as_mut().map_or(0, |rows| guards.write(rows));
+            let launch = Launcher { stream: &stream, table: self.kernels.table() };
+            // SAFETY: the guards hold the buffers, whose contexts and shapes were checked; results
+            // and scratch memory have the planned sizes.
+            unsafe { plan.run(&launch, &input, base, values, rows, columns) }?;
+        }
+        Ok(TopK { k, values, rows, columns })
     }
 
     fn normalize<T: Element>(

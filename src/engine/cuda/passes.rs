@@ -9,8 +9,11 @@ use super::launch::{
     Levels, Mix, Operand, Output, Pairs, Panel, Prepared, Product, Ranges, Splits, TERMS_BYTES,
     TOTALS_BYTES, Tile, TileSums, Walk, weight_blocks,
 };
+use super::mining::{
+    self, CutsPlan, GradientPlan, ListsPlan, SavedList, Targets, TopKPlan, Weights,
+};
 use super::workspace::{Layout, Region};
-use crate::loss::formula::{Reduction, Scope, Weighting};
+use crate::loss::formula::{Mining, Reduction, Scope, Weighting};
 use crate::ops::NORM_EPS;
 use crate::{DType, Error, Result};
 
@@ -34,7 +37,10 @@ pub(super) struct Shape {
     pub diagonal: bool,
     pub flags: u32,
     pub scope: Scope,
+    pub mining: Mining,
     pub normalize: bool,
+    /// Whether the mined pairs are kept as a list.
+    pub list: bool,
 }
 
 impl Shape {
@@ -185,7 +191,7 @@ fn chunk(count: usize) -> usize {
 
 /// Prepared rows, and the factors of all rows.
 #[derive(Clone, Copy, Debug)]
-struct Embeddings {
+pub(super) struct Embeddings {
     x: Region,
     y: Region,
     x_factor: Region,
@@ -193,7 +199,7 @@ struct Embeddings {
 }
 
 impl Embeddings {
-    fn plan(layout: &mut Layout, operands: &Operands, shape: &Shape) -> Result<Self> {
+    pub fn plan(layout: &mut Layout, operands: &Operands, shape: &Shape) -> Result<Self> {
         let row = Operands::padded(shape.d)
             .checked_mul(operands.bytes())
             .ok_or(Error::WorkspaceTooSmall { needed: usize::MAX, bound: usize::MAX })?;
@@ -250,12 +256,15 @@ pub(super) struct Saved {
     sum: Region,
     log2_sum: Region,
     terms: Region,
+    cuts: Region,
+    list: Option<SavedList>,
 }
 
 impl Saved {
     /// Its places, and its size in bytes.
-    pub fn plan(shape: &Shape) -> Result<(Self, usize)> {
+    pub fn plan(planner: &Planner, shape: &Shape) -> Result<(Self, usize)> {
         let mut layout = Layout::default();
+        let stages = planner.stages(shape);
         let groups = shape.groups();
         let saved = Self {
             scale: layout.take::<f32>(1)?,
@@ -264,6 +273,8 @@ impl Saved {
             sum: layout.take::<f32>(groups)?,
             log2_sum: layout.take::<f32>(groups)?,
             terms: layout.take::<[u8; TERMS_BYTES]>(shape.n)?,
+            cuts: layout.take::<[u8; mining::CUT_BYTES]>(mining::groups(shape))?,
+            list: stages.map(|stages| SavedList::plan(&mut layout, stages)).transpose()?,
         };
         Ok((saved, layout.bytes()))
     }
@@ -299,7 +310,7 @@ impl RowGroups {
         let kind = planner.kind(planner.tile(n, m));
         let walk = planner.walk(kind.tile, n, m);
         let partials = walk.splits * kind.parts();
-        let partial = n * partials as usize;
+        let partial = if shape.list { 0 } else { n * partials as usize };
         let matrix = shape.scope == Scope::Matrix;
         let rows = if matrix { n } else { 0 };
         let chunks = if matrix { n.div_ceil(chunk(n)) } else { 0 };
@@ -317,11 +328,21 @@ impl RowGroups {
     }
 }
 
+impl RowGroups {
+    /// The groups of the rows, where they are put together into one.
+    fn each(&self, base: Address) -> Groups {
+        let (maximum, sum) = (self.maximum.at(base), self.sum.at(base));
+        Groups { maximum, sum, log2_sum: 0, stride: 1 }
+    }
+}
+
 /// The forward pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ForwardPlan {
     groups: RowGroups,
     ranges: KeyRanges,
+    cuts: Option<CutsPlan>,
+    lists: Option<ListsPlan>,
     terms_ranges: KeyRanges,
     positive: Region,
     terms_walk: Walk,
@@ -330,12 +351,16 @@ pub(super) struct ForwardPlan {
 }
 
 impl ForwardPlan {
-    fn plan(layout: &mut Layout, planner: &Planner, shape: &Shape) -> Result<Self> {
+    fn plan(layout: &mut Layout, planner: &Planner, shape: &Shape, lean: bool) -> Result<Self> {
         let Shape { n, m, .. } = *shape;
         let labels = shape.has(LABELED);
         let groups = RowGroups::plan(layout, planner, shape)?;
-        let ranges = KeyRanges::plan(layout, shape, groups.kind.tile)?;
-        let terms_ranges = match groups.kind.tile {
+        let kind = groups.kind;
+        let ranges = KeyRanges::plan(layout, shape, kind.tile)?;
+        let cuts = CutsPlan::plan(layout, shape, kind, lean)?;
+        let stages = planner.stages(shape);
+        let lists = stages.map(|stages| ListsPlan::plan(layout, shape, stages)).transpose()?;
+        let terms_ranges = match kind.tile {
             Tile::Small => ranges,
             Tile::Large => {
                 let labels = Shape { flags: shape.flags & LABELED, ..*shape };
@@ -347,6 +372,8 @@ impl ForwardPlan {
         Ok(Self {
             groups,
             ranges,
+            cuts,
+            lists,
             terms_ranges,
             positive: layout.take::<f32>(if shape.has(INDEXED) { n } else { 0 })?,
             terms_walk,
@@ -375,6 +402,8 @@ pub(super) struct BackwardPlan {
     row_levels: Region,
     /// The highest of every column of tiles; two sets in turn.
     column_levels: [Region; 2],
+    /// Instead of panels.
+    list: Option<GradientPlan>,
     moments: Region,
     moment: Region,
     x_splits: Splits,
@@ -407,7 +436,10 @@ impl BackwardPlan {
         };
         let x = layout.take::<f32>(embeddings(wanted.x, n))?;
         let y = layout.take::<f32>(embeddings(wanted.y, m))?;
-        let products = wanted.x || wanted.y;
+        // With labels, positives are too many for a list.
+        let stages = planner.stages(shape).filter(|_| !shape.has(LABELED));
+        let list = stages.map(|stages| GradientPlan::plan(layout, shape, stages)).transpose()?;
+        let products = (wanted.x || wanted.y) && list.is_none();
         let panel = if products {
             Operands::padded(m)
                 .checked_mul(operands.bytes())
@@ -426,12 +458,13 @@ impl BackwardPlan {
             levels(leveled, if one_pass { n.div_ceil(tile.side()) } else { down })?,
             [levels(leveled, across)?, levels(one_pass, across)?],
         );
-        let moments = if wanted.scale && !one_pass { weight_blocks(tile, rows, m) } else { 0 };
+        let by_tile = wanted.scale && !one_pass && list.is_none();
+        let moments = if by_tile { weight_blocks(tile, rows, m) } else { 0 };
         let product_tile = planner.product_tile(tile, d);
         let x_splits = planner.product(product_tile, rows, d, m, lean);
         let y_splits = planner.product(product_tile, m, d, rows, lean);
         let part = |wanted: bool, splits: Splits, rows: usize| {
-            if wanted && splits.count > 1 { splits.count * rows * d } else { 0 }
+            if wanted && products && splits.count > 1 { splits.count * rows * d } else { 0 }
         };
         // In the shared case both products go into the one gradient.
         let parts = part(wanted.x, x_splits, rows).max(part(
@@ -448,6 +481,7 @@ impl BackwardPlan {
             x,
             y,
             rows,
+            list,
             panel: layout.take::<u8>(panel)?,
             levels,
             row_levels,
@@ -545,6 +579,7 @@ impl Planner {
             && backward.is_some_and(|wanted| wanted.x || wanted.y)
             && shape.scope == Scope::Matrix
             && shape.diagonal
+            && shape.mining == Mining::All
             && !shape.shared
             && self.operands.arithmetic != Arithmetic::F32
     }
@@ -557,7 +592,7 @@ impl Planner {
             let embeddings = Embeddings::plan(&mut layout, &self.operands, shape)?;
             let mark = layout;
             let forward = if forward && !one_pass {
-                Some(ForwardPlan::plan(&mut layout, self, shape)?)
+                Some(ForwardPlan::plan(&mut layout, self, shape, lean)?)
             } else {
                 None
             };
@@ -599,6 +634,39 @@ impl Planner {
         let needed =
             if self.tile.is_none() { smallest.bytes.min(least.bytes) } else { least.bytes };
         Err(Error::WorkspaceTooSmall { needed, bound: self.bound })
+    }
+
+    /// The shape with mined pairs in a list, where they are few and the bound allows it.
+    pub fn with_list(&self, shape: Shape) -> Shape {
+        let list = Shape { list: true, ..shape };
+        if self.stages(&list).is_none() {
+            return shape;
+        }
+        let wanted = Wanted { x: true, y: true, scale: true };
+        let fits = self.plan(&list, true, Some(wanted)).is_ok_and(|plan| plan.bytes <= self.bound);
+        if fits { list } else { shape }
+    }
+
+    fn stages(&self, shape: &Shape) -> Option<mining::Stages> {
+        if shape.list { mining::stages(shape, self.tile(shape.n, shape.m)) } else { None }
+    }
+
+    /// Plans a selection of so many pairs, of a shape without positives.
+    pub fn top_k(&self, shape: &Shape, pairs: usize) -> Result<TopKPlan> {
+        if pairs > i32::MAX as usize {
+            let given = format!("{pairs} pairs in all");
+            return Err(Error::argument("k", given, format!("at most {}", i32::MAX)));
+        }
+        let (operands, kind) = (self.operands, self.kind(self.tile(shape.n, shape.m)));
+        let plan = TopKPlan::plan(operands, shape, kind, pairs, false)?;
+        if plan.bytes <= self.bound {
+            return Ok(plan);
+        }
+        let plan = TopKPlan::plan(operands, shape, kind, pairs, true)?;
+        if plan.bytes > self.bound {
+            return Err(Error::WorkspaceTooSmall { needed: plan.bytes, bound: self.bound });
+        }
+        Ok(plan)
     }
 
     /// Plans a log-sum-exp over all pairs.
@@ -654,9 +722,9 @@ pub(super) struct SimilarityPlan {
 
 /// Embeddings as the passes see them: the caller's, or prepared ones.
 #[derive(Clone, Copy)]
-struct Rows {
-    x: Operand,
-    y: Operand,
+pub(super) struct Rows {
+    pub x: Operand,
+    pub y: Operand,
 }
 
 impl Rows {
@@ -711,7 +779,7 @@ impl Rows {
     }
 
     /// Prepares what has to be. Safety as for [`Pass`].
-    unsafe fn prepare(
+    pub unsafe fn prepare(
         operands: &Operands,
         embeddings: &Embeddings,
         launch: &Launcher<'_>,
@@ -779,17 +847,7 @@ impl Pass<'_> {
             self.launch.scalar(self.input.scale.0, self.input.scale.1, true, scale)?;
             let rows = self.embeddings()?;
             let pairs = self.ranges(&plan.ranges)?;
-            let row_sum = row_groups(
-                &self.launch,
-                &plan.groups,
-                rows,
-                d,
-                &pairs,
-                scale,
-                positive,
-                groups,
-                base,
-            )?;
+            let row_sum = self.groups(plan, rows, pairs, positive, groups)?;
             if pairs.has(LABELED) {
                 let pairs = match plan.groups.kind.tile {
                     Tile::Small => pairs,
@@ -891,6 +949,41 @@ impl Pass<'_> {
         operand
     }
 
+    /// The groups of negatives; gives the address of every row's Z.
+    unsafe fn groups(
+        &self,
+        plan: &ForwardPlan,
+        rows: Rows,
+        pairs: Pairs,
+        positive: Address,
+        groups: Groups,
+    ) -> Result<Address> {
+        let (shape, base) = (&self.input.shape, self.base);
+        let scale = self.saved.scale.at(self.saved_base);
+        let to = self.saved.cuts.at(self.saved_base);
+        let (launch, Rows { x, y }) = (&self.launch, rows);
+        // SAFETY: as in `forward`.
+        unsafe {
+            if let (Some(lists), Some(cuts), Some(saved)) =
+                (&plan.lists, &plan.cuts, &self.saved.list)
+            {
+                let each = if groups.stride == 1 { groups } else { plan.groups.each(base) };
+                let targets = Targets { cuts: to, saved: self.saved_base, positive, rows: each };
+                lists.run(launch, shape, x, y, &pairs, scale, cuts, saved, targets, base)?;
+                if groups.stride == 0 {
+                    matrix_group(launch, &plan.groups, pairs.rows, scale, each, groups, base)?;
+                }
+                return Ok(each.sum);
+            }
+            if let Some(cuts) = &plan.cuts {
+                cuts.find(launch, shape, x, y, &pairs, to, base)?;
+            }
+            let pairs = &mining::mined(pairs, shape, to);
+            let depth = shape.d as u32;
+            row_groups(launch, &plan.groups, rows, depth, pairs, scale, positive, groups, base)
+        }
+    }
+
     /// The gradients, from what a forward pass saved. `upstream`: a number, or an address.
     pub unsafe fn backward(&self, upstream: (f32, Address), out: &Gradients) -> Result<()> {
         let Some(plan) = &self.plan.backward else { return Ok(()) };
@@ -915,9 +1008,21 @@ impl Pass<'_> {
                 if self.plan.forward.is_some() { self.rows() } else { self.embeddings()? };
             let pairs = self.ranges(&plan.ranges)?;
             self.coefficients(groups, coefficients)?;
+            let pairs = mining::mined(pairs, shape, self.saved.cuts.at(self.saved_base));
             let moments = if out.scale != 0 { plan.moments.at(base) } else { 0 };
             let moment = plan.moment.at(base);
-            for first in (0..n).step_by(plan.rows) {
+            let list = plan.list.as_ref().zip(self.saved.list.as_ref());
+            if let Some((list, saved)) = list {
+                let terms = self.saved.terms.at(self.saved_base);
+                let weights = Weights { terms, coefficients, scale, factor };
+                let to = [want_x.then_some(to_x), want_y.then_some(to_y)];
+                let moment = if out.scale != 0 { moment } else { 0 };
+                let (launch, Rows { x, y }) = (&self.launch, rows);
+                let saved = saved.at(self.saved_base);
+                list.run(launch, shape, x, y, &pairs, weights, saved, to, moment, base)?;
+            }
+            let panels = if list.is_some() { 0..0 } else { 0..n };
+            for first in panels.step_by(plan.rows) {
                 let end = (first + plan.rows).min(n);
                 let rest = first > 0;
                 let count = end - first;
@@ -1230,20 +1335,31 @@ unsafe fn row_groups(
             launch.merge_groups(maximum, sum, plan.partials, n, scale, groups)?;
             return Ok(groups.sum);
         }
-        let each = Groups {
-            maximum: plan.maximum.at(base),
-            sum: plan.sum.at(base),
-            log2_sum: 0,
-            stride: 1,
-        };
+        let each = plan.each(base);
         launch.merge_groups(maximum, sum, plan.partials, n, scale, each)?;
-        let chunk = chunk(n as usize) as u32;
-        let chunks =
-            Groups { maximum: plan.chunk_maximum.at(base), sum: plan.chunk_sum.at(base), ..each };
-        launch.reduce_groups(each, n, chunk, scale, chunks)?;
-        let count = n.div_ceil(chunk);
-        launch.reduce_groups(chunks, count, count, scale, groups)?;
+        matrix_group(launch, plan, n, scale, each, groups, base)?;
         Ok(each.sum)
+    }
+}
+
+/// The groups of all rows into one. Safety as for [`Pass`].
+unsafe fn matrix_group(
+    launch: &Launcher<'_>,
+    plan: &RowGroups,
+    rows: u32,
+    scale: Address,
+    each: Groups,
+    to: Groups,
+    base: Address,
+) -> Result<()> {
+    let chunk = chunk(rows as usize) as u32;
+    let chunks =
+        Groups { maximum: plan.chunk_maximum.at(base), sum: plan.chunk_sum.at(base), ..each };
+    let count = rows.div_ceil(chunk);
+    // SAFETY: the caller's.
+    unsafe {
+        launch.reduce_groups(each, rows, chunk, scale, chunks)?;
+        launch.reduce_groups(chunks, count, count, scale, to)
     }
 }
 
@@ -1302,8 +1418,18 @@ mod tests {
 
     fn shape(n: usize, m: usize, d: usize) -> Shape {
         let flags = LABELED | IDS;
-        let scope = Scope::Matrix;
-        Shape { n, m, d, shared: false, diagonal: false, flags, scope, normalize: true }
+        Shape {
+            n,
+            m,
+            d,
+            shared: false,
+            diagonal: false,
+            flags,
+            scope: Scope::Matrix,
+            mining: Mining::All,
+            normalize: true,
+            list: false,
+        }
     }
 
     fn planner(bound: usize) -> Planner {

@@ -1,10 +1,12 @@
 //! Room: engines, CUDA. Memory: results and statistics that outlive a call come from a pool and go
 //! back to it; scratch memory is one slab, as large as the largest call so far.
 
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{
-    CudaSlice, CudaStream, CudaView, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop, sys,
+    CudaSlice, CudaStream, CudaView, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, SyncOnDrop,
+    sys,
 };
 
 use crate::matrix::{Cuda, Storage, StorageMut};
@@ -51,7 +53,7 @@ impl Pool {
     }
 
     /// Memory of `len` elements: the smallest waiting piece that wastes little, or a new one.
-    pub fn take(self: &Arc<Self>, len: usize) -> Result<Buffer> {
+    pub fn take<T: Word>(self: &Arc<Self>, len: usize) -> Result<Buffer<T>> {
         let class = size_class(len);
         let found = {
             let mut free = self.free();
@@ -64,7 +66,7 @@ impl Pool {
             Some(piece) => piece,
             None => Piece::new(&self.stream, class)?,
         };
-        Ok(Buffer { piece: Some(piece), len, pool: self.clone() })
+        Ok(Buffer { piece: Some(piece), len, pool: self.clone(), element: PhantomData })
     }
 }
 
@@ -75,21 +77,37 @@ fn size_class(len: usize) -> usize {
     len.max(1).div_ceil(step) * step
 }
 
-/// Result memory of a [`CudaEngine`](super::CudaEngine): `f32` on its device, given back to the
-/// engine's pool when dropped. It can be read wherever cudarc's own slices can: it is a
-/// [`DevicePtr`], and [`as_view`](Buffer::as_view) gives a [`CudaView`].
+/// What result memory consists of: `f32` or `u32`.
+pub trait Word: sealed::Sealed + DeviceRepr + 'static {}
+
+mod sealed {
+    /// Four bytes of which every pattern is a value.
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for u32 {}
+}
+
+impl Word for f32 {}
+impl Word for u32 {}
+
+/// Result memory of a [`CudaEngine`](super::CudaEngine): `f32` (or `u32`, for indices) on its
+/// device, given back to the engine's pool when dropped. It can be read wherever cudarc's own slices
+/// can: it is a [`DevicePtr`], and [`as_view`](Buffer::as_view) gives a [`CudaView`].
 #[derive(Debug)]
-pub struct Buffer {
+pub struct Buffer<T: Word = f32> {
     /// Some until dropped.
     piece: Option<Piece>,
     len: usize,
     pool: Arc<Pool>,
+    element: PhantomData<T>,
 }
 
-impl Buffer {
+impl<T: Word> Buffer<T> {
     /// The buffer as cudarc sees it.
-    pub fn as_view(&self) -> CudaView<'_, f32> {
-        self.piece().slice.slice(..self.len)
+    pub fn as_view(&self) -> CudaView<'_, T> {
+        let view = self.piece().slice.slice(..self.len);
+        // SAFETY: a T has the size and alignment of an f32, and any bit pattern.
+        unsafe { view.transmute(self.len) }.expect("as many elements of the same size")
     }
 
     fn piece(&self) -> &Piece {
@@ -106,7 +124,7 @@ impl Buffer {
     }
 }
 
-impl Drop for Buffer {
+impl<T: Word> Drop for Buffer<T> {
     fn drop(&mut self) {
         if let Some(piece) = self.piece.take() {
             self.pool.free().push(piece);
@@ -114,7 +132,7 @@ impl Drop for Buffer {
     }
 }
 
-impl DeviceSlice<f32> for Buffer {
+impl<T: Word> DeviceSlice<T> for Buffer<T> {
     fn len(&self) -> usize {
         self.len
     }
@@ -123,13 +141,13 @@ impl DeviceSlice<f32> for Buffer {
     }
 }
 
-impl DevicePtr<f32> for Buffer {
+impl<T: Word> DevicePtr<T> for Buffer<T> {
     fn device_ptr<'a>(&'a self, stream: &'a CudaStream) -> (sys::CUdeviceptr, SyncOnDrop<'a>) {
         self.piece().slice.device_ptr(stream)
     }
 }
 
-impl DevicePtrMut<f32> for Buffer {
+impl<T: Word> DevicePtrMut<T> for Buffer<T> {
     fn device_ptr_mut<'a>(
         &'a mut self,
         stream: &'a CudaStream,
@@ -139,16 +157,16 @@ impl DevicePtrMut<f32> for Buffer {
     }
 }
 
-impl Storage for Buffer {
+impl<T: Word> Storage for Buffer<T> {
     type Device = Cuda;
-    type Element = f32;
-    fn view(&self) -> &dyn DevicePtr<f32> {
+    type Element = T;
+    fn view(&self) -> &dyn DevicePtr<T> {
         self
     }
 }
 
-impl StorageMut for Buffer {
-    fn view_mut(&mut self) -> &mut dyn DevicePtrMut<f32> {
+impl<T: Word> StorageMut for Buffer<T> {
+    fn view_mut(&mut self) -> &mut dyn DevicePtrMut<T> {
         self
     }
 }

@@ -1,0 +1,26 @@
+// Room: epilogues. A tile's elements one after the other, for bodies that are too long to be written
+// out for each of them.
+#pragma once
+
+namespace epilogue {
+
+// Calls body(r, c, element) for the thread's elements of the rows that wanted(r) holds for. The
+// elements of a row pass through shared memory, which no other thread reads: `storage` is the
+// product's, and the product is done with it.
+template <class Tile, class Wanted, class Body>
+__device__ __forceinline__ void each(const Tile& tile, typename Tile::Storage& storage,
+                                     Wanted wanted, Body body) {
+    using Row = float[Tile::COLUMNS][Tile::THREADS];
+    static_assert(sizeof(Row) <= sizeof(storage), "a row of every thread at once");
+    Row& row = reinterpret_cast<Row&>(storage);
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        if (!wanted(r)) continue;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c) row[c][threadIdx.x] = tile.at(r, c);
+#pragma unroll 1
+        for (int c = 0; c < Tile::COLUMNS; ++c) body(r, c, row[c][threadIdx.x]);
+    }
+}
+
+}  // namespace epilogue

@@ -1,0 +1,95 @@
+// Room: epilogues. The order in which negatives are mined (similarity descending, then row, then
+// column; NaN after every number), cuts in that order, and the search for them digit by digit.
+//
+// A pair is three words, the larger the harder: the key of its similarity, ~row, ~column.
+#pragma once
+
+namespace epilogue {
+
+// Order-preserving: larger for larger similarities, the same for -0 and 0; 0 for NaN.
+__device__ __forceinline__ unsigned order_key(float similarity) {
+    const unsigned bits = __float_as_uint(similarity + 0.0f);
+    const unsigned key = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return similarity != similarity ? 0 : key;
+}
+
+// The similarity of a key, or of the lower end of several; -inf for NaN.
+__device__ __forceinline__ float similarity_of(unsigned key) {
+    // The key of -inf, which no number is below.
+    if (key <= 0x007fffffu) return __uint_as_float(0xff800000u);
+    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+// Mined are the pairs up to this one and itself. Twin of launch::CUT_BYTES.
+struct Cut {
+    float similarity;
+    unsigned row;
+    unsigned column;
+    unsigned key;
+};
+
+// Everything, NaN too.
+__device__ __forceinline__ Cut no_cut() {
+    return Cut{similarity_of(0), 0xffffffffu, 0xffffffffu, 0};
+}
+
+// Whether a pair is mined. NaN is only where `includes` says so.
+__device__ __forceinline__ bool mined(const Cut& cut, float similarity, unsigned row,
+                                      unsigned column) {
+    return similarity > cut.similarity ||
+           (similarity == cut.similarity &&
+            (row < cut.row || (row == cut.row && column <= cut.column)));
+}
+
+// The same for every similarity.
+__device__ __forceinline__ bool includes(const Cut& cut, float similarity, unsigned row,
+                                         unsigned column) {
+    const unsigned key = order_key(similarity);
+    return key > cut.key ||
+           (key == cut.key && (row < cut.row || (row == cut.row && column <= cut.column)));
+}
+
+// A list of pairs. Twin of launch::List.
+struct List {
+    float* similarity;
+    unsigned* row;
+    unsigned* column;
+    unsigned long long capacity;
+    unsigned long long* count;  // how many there are to be; beyond the capacity they are lost
+};
+
+// The search for the k-th pair of a group: the digits found so far, the rest 0; row and column
+// complemented. Twin of launch::SEARCH_BYTES.
+struct Search {
+    unsigned long long left;  // pairs still to be taken among those with these digits
+    unsigned key;
+    unsigned row;
+    unsigned column;
+    unsigned settled;  // whether all pairs with these digits are to be taken
+};
+
+// One digit. Twin of launch::Step.
+struct Step {
+    unsigned word;   // 0: the similarity's key, 1: ~row, 2: ~column
+    unsigned shift;
+    unsigned bits;
+};
+
+// The digit of a pair; false where its digits before are not those of the search.
+__device__ __forceinline__ bool digit_of(const Search& search, const Step& step, float similarity,
+                                         unsigned row, unsigned column, unsigned& digit) {
+    const unsigned key = order_key(similarity);
+    unsigned word = key, found = search.key;
+    if (step.word > 0) {
+        if (key != search.key) return false;
+        word = ~row, found = search.row;
+    }
+    if (step.word > 1) {
+        if (~row != search.row) return false;
+        word = ~column, found = search.column;
+    }
+    digit = word >> step.shift & ((1u << step.bits) - 1);
+    return static_cast<unsigned long long>(word ^ found) >> (step.shift + step.bits) == 0;
+}
+
+}  // namespace epilogue

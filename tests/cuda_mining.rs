@@ -1,0 +1,158 @@
+//! Mining on the CUDA engine at sizes of which the mined pairs are kept as a list: found in one pass
+//! over the tiles, or, where the list overflows, by searching. The table of cases (`cuda_table`) has
+//! the sizes at which cuts are searched from the first.
+
+mod common;
+
+use common::cuda::Cuda;
+use common::edge_cases::assert_as_oracle;
+use common::oracle;
+use common::problem::{Named, Problem, Random};
+use common::run::{loss_and_gradients, loss_only};
+use metric_kernels::engine::cuda::Tile;
+use metric_kernels::{DType, Mining, NO_POSITIVE, Reduction, Weighting};
+
+/// Tiles of 32: 5 × 5, taken in three stages; a row of them in two.
+const SIZE: (usize, usize, usize) = (140, 139, 6);
+
+const COUNTS: [Mining; 6] = [
+    Mining::Hardest(1),
+    Mining::Hardest(33),
+    Mining::Hardest(400),
+    Mining::HardestPerRow(1),
+    Mining::HardestPerRow(2),
+    // Too many for a list.
+    Mining::HardestPerRow(60),
+];
+
+/// Embeddings of which it is plain which pairs are mined.
+fn fill(problem: Problem, seed: u64) -> Problem {
+    let mut random = Random::new(seed);
+    loop {
+        let mut filled = problem.clone();
+        random.embeddings(&mut filled);
+        let dtype = filled.dtype;
+        let filled = filled.rounded_to(dtype);
+        if oracle::mines_the_same_in_f32(&filled) {
+            return filled;
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_positive() {
+    let Some(mut cuda) = Cuda::open("every_kind_of_positive") else { return };
+    let (n, m, _) = SIZE;
+    let labels = |count: usize| (0..count as u32).map(|i| i / 5).collect::<Vec<_>>();
+    for (turn, mining) in COUNTS.into_iter().enumerate() {
+        let loss = [Named::InBatchSoftmax, Named::CrossExampleSoftmax][turn % 2];
+        let mut problem = Problem::new(loss, 5.0, SIZE).with_mining(mining);
+        problem.dtype = [DType::F32, DType::F16, DType::Bf16][turn % 3];
+        if turn % 2 == 0 {
+            problem.weighting = Weighting::AnchorNormalized;
+        } else {
+            problem.reduction = Reduction::Sum;
+        }
+        // A set against another, and a set against itself with an index that points anywhere.
+        assert_as_oracle(&mut cuda, &fill(problem.clone(), turn as u64));
+        if turn % 2 == 0 {
+            continue;
+        }
+        let index: Vec<u32> = (0..n as u32)
+            .map(|i| if i % 7 == 3 { NO_POSITIVE } else { (i * 31 + 1) % 50 })
+            .map(|j| if j == 0 { 60 } else { j })
+            .enumerate()
+            .map(|(i, j)| if j as usize == i { NO_POSITIVE } else { j })
+            .collect();
+        let mut shared = problem.clone().with_index(&index);
+        (shared.y, shared.m) = (None, n);
+        shared.scale = 2.0;
+        let ids = |count: usize| (0..count as u32).map(|i| i % 90).collect::<Vec<_>>();
+        assert_as_oracle(&mut cuda, &fill(shared.with_ids(&ids(n), &ids(n)), 50 + turn as u64));
+        if turn == 1 {
+            let labeled = problem.with_labels(&labels(n), &labels(m));
+            assert_as_oracle(&mut cuda, &fill(labeled, 90));
+        }
+    }
+}
+
+#[test]
+fn lists_that_overflow_lose_nothing() {
+    let Some(mut cuda) = Cuda::open("lists_that_overflow_lose_nothing") else { return };
+    let (n, m, d) = SIZE;
+    for (turn, mining) in COUNTS[1..5].iter().enumerate() {
+        let loss = [Named::CrossExampleSoftmax, Named::InBatchSoftmax][turn % 2];
+        let mut problem = Problem::new(loss, 0.5, SIZE).with_mining(*mining);
+        // Similarities of a few values, of which most are equal.
+        let mut random = Random::new(turn as u64);
+        problem.x = random.whole(n * d, 1);
+        problem.y = Some(random.whole(m * d, 1));
+        assert_as_oracle(&mut cuda, &problem);
+        // All equal.
+        if turn % 2 == 1 {
+            continue;
+        }
+        problem.x.fill(1.0);
+        problem.y = Some(vec![0.5; m * d]);
+        assert_as_oracle(&mut cuda, &problem);
+        // Sorted the wrong way: the later, the harder.
+        problem.x = (0..n * d).map(|at| if at % d == 0 { (at / d) as f32 } else { 1.0 }).collect();
+        let y = |at: usize| if at % d == 0 { 256.0 } else { (at / d) as f32 / 5.0 };
+        problem.y = Some((0..m * d).map(|at| y(at).round()).collect());
+        problem.scale = 1.0 / 4096.0;
+        assert_as_oracle(&mut cuda, &problem);
+    }
+}
+
+#[test]
+fn large_tiles_too() {
+    let Some(cuda) = Cuda::open("large_tiles_too") else { return };
+    let mut cuda = cuda.with_tile(Tile::Large);
+    let size = (390, 384, 3);
+    for mining in [Mining::Hardest(300), Mining::HardestPerRow(3)] {
+        let problem = Problem::new(Named::CrossExampleSoftmax, 5.0, size).with_mining(mining);
+        assert_as_oracle(&mut cuda, &fill(problem, 7));
+    }
+}
+
+#[test]
+fn a_bound_that_no_list_fits_gives_the_same() {
+    let Some(mut cuda) = Cuda::open("a_bound_that_no_list_fits_gives_the_same") else { return };
+    let (n, m, d) = SIZE;
+    let bound = cuda.0.workspace_needed(n, m, d).unwrap();
+    let mut bounded = cuda.another().with_workspace_bound(bound);
+    let mining = Mining::Hardest(300);
+    let problem = fill(Problem::new(Named::InBatchSoftmax, 5.0, SIZE).with_mining(mining), 3);
+    assert_as_oracle(&mut bounded, &problem);
+    assert!(bounded.0.workspace_bytes() <= bound);
+    let [few, many] = [&mut bounded, &mut cuda].map(|cuda| loss_and_gradients(cuda, &problem));
+    let (few, many) = (few.unwrap(), many.unwrap());
+    assert!((few.loss - many.loss).abs() <= 1e-6 * few.loss, "{} {}", few.loss, many.loss);
+}
+
+#[test]
+fn what_is_not_finite_makes_the_loss_nan() {
+    let Some(mut cuda) = Cuda::open("what_is_not_finite_makes_the_loss_nan") else { return };
+    for (turn, bad) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().enumerate() {
+        let mining = [Mining::Hardest(40), Mining::HardestPerRow(2)][turn % 2];
+        let problem = Problem::new(Named::CrossExampleSoftmax, 5.0, SIZE).with_mining(mining);
+        let mut problem = fill(problem, 4);
+        // A row without a positive, far from being mined but for this.
+        problem.n += 4;
+        problem.x.extend([0.0; 4 * 6]);
+        *problem.x.last_mut().unwrap() = bad;
+        assert!(loss_only(&mut cuda, &problem).unwrap().is_nan(), "{bad}");
+    }
+}
+
+#[test]
+fn runs_agree_to_the_bit() {
+    let Some(mut cuda) = Cuda::open("runs_agree_to_the_bit") else { return };
+    for mining in [Mining::Hardest(300), Mining::HardestPerRow(2)] {
+        let problem = Problem::new(Named::CrossExampleSoftmax, 5.0, SIZE).with_mining(mining);
+        let problem = fill(problem, 5);
+        let first = loss_and_gradients(&mut cuda, &problem).unwrap();
+        let again = loss_and_gradients(&mut cuda.another(), &problem).unwrap();
+        assert_eq!(first.bits(), again.bits());
+    }
+}
