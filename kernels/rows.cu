@@ -54,23 +54,29 @@ struct Unit {
     float inverse;
 };
 
-// 2^-floor(log2 m), m the row's largest magnitude, away from the ends where it has no inverse. All
-// lanes of the warp get it.
-__device__ __forceinline__ float row_power(const Operand& x, long long row, unsigned depth) {
+// floor(log2 m) of a magnitude, away from the ends where 2^-floor(log2 m) has no inverse.
+__device__ __forceinline__ int binade(float magnitude) {
+    return static_cast<int>(min(max(__float_as_uint(magnitude) >> 23, 2u), 252u)) - 127;
+}
+__device__ __forceinline__ float power_of_two(int exponent) {
+    return __uint_as_float(static_cast<unsigned>(exponent + 127) << 23);
+}
+
+// The row's largest magnitude; all lanes of the warp get it.
+__device__ __forceinline__ float row_top(const Operand& x, long long row, unsigned depth) {
     const long long start = row * x.stride;
     float top = 0.0f;
     for (unsigned k = threadIdx.x % 32; k < depth; k += 32)
         top = fmaxf(top, fabsf(element(x, start + k)));
 #pragma unroll
     for (int mask = 1; mask < 32; mask *= 2) top = fmaxf(top, ptx::shuffle_xor(top, mask));
-    const unsigned exponent = min(max(__float_as_uint(top) >> 23, 2u), 252u);
-    return __uint_as_float((254u - exponent) << 23);
+    return top;
 }
 
 __device__ __forceinline__ Unit unit(const Operand& x, long long row, unsigned depth, float eps) {
     const unsigned lane = threadIdx.x % 32;
     const long long start = row * x.stride;
-    const float power = row_power(x, row, depth);
+    const float power = power_of_two(-binade(row_top(x, row, depth)));
     float sum = 0.0f, poison = 0.0f;
     for (unsigned k = lane; k < depth; k += 32) {
         const float whole = element(x, start + k);
@@ -128,32 +134,52 @@ struct Prepared {
     float* factor;     // of every row; null: rows are copied as they are
 };
 
+// The largest magnitude of all elements, as bits, which compare like it; `top` was 0. A warp a row,
+// grid-stride.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    matrix_top(Operand x, unsigned rows, unsigned depth, unsigned* top) {
+    float most = 0.0f;
+    for (long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32; row < rows;
+         row += static_cast<long long>(gridDim.x) * WARPS)
+        most = fmaxf(most, row_top(x, row, depth));
+    // The largest is the largest in any order.
+    if (threadIdx.x % 32 == 0 && most != 0.0f) atomicMax(top, __float_as_uint(most));
+}
+
 // The binade that a row's largest element is brought to, in IEEE binary16: half of its range above,
 // so that products do not overflow f32; the rest below, for small elements.
-constexpr float F16_ROW = 1024.0f;
+constexpr int F16_ROW = 10;
+
+// How far below the matrix's largest element a row's may lie for that; smaller rows are brought as
+// near as this allows. It bounds the ratio of factors: weights times factors share levels.
+constexpr int F16_ROWS = 12;
 
 // Copies rows into 16 bits. With factors, a row is multiplied by a power of two, so that its largest
 // element has a fixed binade whatever its size, and the factor takes that back; and divides by the
-// row's norm where unit rows are meant. Grid: ceil(rows / 8), a warp a row.
+// row's norm where unit rows are meant. top: matrix_top's, where rows with factors are not to be
+// normalised. Grid: ceil(rows / 8), a warp a row.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    prepare(Operand x, unsigned rows, unsigned depth, float eps, Prepared out) {
+    prepare(Operand x, unsigned rows, unsigned depth, float eps, const unsigned* top,
+            Prepared out) {
     const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= rows) return;
     float power = 1.0f, after = 1.0f;
     if (out.factor) {
-        const float raise = out.type == tile::F16 ? F16_ROW : 1.0f;
+        // One after the other: their product may lie outside f32's range.
+        after = out.type == tile::F16 ? power_of_two(F16_ROW) : 1.0f;
         float factor;
         if (out.normalize) {
             const Unit scale = unit(x, row, depth, eps);
             power = scale.power;
             factor = scale.inverse;
         } else {
-            power = row_power(x, row, depth);
-            factor = 1.0f / power;
+            // Nothing but zeros: any power will do.
+            const int all = *top == 0 ? 0 : binade(__uint_as_float(*top)) - F16_ROWS;
+            const int exponent = max(binade(row_top(x, row, depth)), all);
+            power = power_of_two(-exponent);
+            factor = power_of_two(exponent);
         }
-        // One after the other: their product may lie outside f32's range.
-        after = raise;
-        if (threadIdx.x % 32 == 0) out.factor[row] = factor / raise;
+        if (threadIdx.x % 32 == 0) out.factor[row] = factor / after;
     }
     for (unsigned k = threadIdx.x % 32; k < depth; k += 32) {
         const float value = element(x, row * x.stride + k) * power * after;

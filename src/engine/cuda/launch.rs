@@ -856,17 +856,32 @@ impl Launcher<'_> {
     }
 
     /// `out` = the rows of `x` as 16-bit operands: rows × depth elements in each part, and rows f32
-    /// factors.
+    /// factors; `top`: [`Launcher::matrix_top`]'s, where there are factors without normalisation.
     pub unsafe fn prepare(
         &self,
         x: Operand,
         rows: u32,
         depth: u32,
         eps: f32,
+        top: Address,
         out: Prepared,
     ) -> Result<()> {
         let grid = (rows as usize).div_ceil(WARPS);
-        launch!(self, &self.table.rows.prepare, grid, THREADS, &x, &rows, &depth, &eps, &out)
+        let function = &self.table.rows.prepare;
+        launch!(self, function, grid, THREADS, &x, &rows, &depth, &eps, &top, &out)
+    }
+
+    /// `top` (one u32) = the bits of the largest magnitude of `x`, rows × depth; it was 0.
+    pub unsafe fn matrix_top(
+        &self,
+        x: Operand,
+        rows: u32,
+        depth: u32,
+        top: Address,
+    ) -> Result<()> {
+        // Enough blocks for any chip; each takes its rows in turn.
+        let grid = (rows as usize).div_ceil(WARPS).min(4096);
+        launch!(self, &self.table.rows.matrix_top, grid, THREADS, &x, &rows, &depth, &top)
     }
 
     /// `rows`: `down` levels, the highest of each row of the down × across ones in `tiles`; `unit`

@@ -196,6 +196,7 @@ pub(super) struct Embeddings {
     y: Region,
     x_factor: Region,
     y_factor: Region,
+    top: Region,
 }
 
 impl Embeddings {
@@ -217,6 +218,7 @@ impl Embeddings {
             y,
             x_factor: factors(operands.factors, shape.n)?,
             y_factor: factors(operands.factors && own_y, shape.m)?,
+            top: layout.take::<u32>(1)?,
         })
     }
 }
@@ -799,7 +801,13 @@ impl Rows {
                     }
                     _ => {
                         let out = Self::target(operands, shape, rows, place, factor);
-                        launch.prepare(from, rows as u32, shape.d as u32, NORM_EPS, out)
+                        let (rows, depth) = (rows as u32, shape.d as u32);
+                        let top = embeddings.top.at(base);
+                        if operands.factors && !shape.normalize {
+                            launch.clear_words(top, 1)?;
+                            launch.matrix_top(from, rows, depth, top)?;
+                        }
+                        launch.prepare(from, rows, depth, NORM_EPS, top, out)
                     }
                 }
             }
