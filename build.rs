@@ -11,6 +11,8 @@
 //! name that is wrong is an error; `METRIC_KERNELS_SKIP_NVRTC=1` skips the compilation, as a
 //! documentation build on docs.rs does.
 //!
+//! `METRIC_KERNELS_ARCHS=80,90a` compiles for these alone: every architecture costs a minute of a core.
+//!
 //! Compiled images are kept in `$OUT_DIR` under a hash of everything they were made from: a changed
 //! kernel file costs the compilation of the programs that include it, and no other. Cargo gives every
 //! profile an `$OUT_DIR` of its own; what another one holds already is copied from there.
@@ -37,13 +39,16 @@ use std::thread;
 /// The variable that makes the build do without NVRTC.
 const SKIP: &str = "METRIC_KERNELS_SKIP_NVRTC";
 
+/// Names the architectures to compile for, where those are not to be all.
+const ARCHS: &str = "METRIC_KERNELS_ARCHS";
+
 fn main() {
     let package =
         PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     // The folder and not its files: a new program must be noticed too.
     println!("cargo::rerun-if-changed=kernels");
-    for variable in [SKIP, "DOCS_RS", find::VARIABLE].iter().chain(&find::TOOLKIT_VARIABLES) {
+    for variable in [SKIP, "DOCS_RS", ARCHS, find::VARIABLE].iter().chain(&find::TOOLKIT_VARIABLES) {
         println!("cargo::rerun-if-env-changed={variable}");
     }
 
@@ -96,6 +101,22 @@ fn advise(package: &Path, refused: &[String]) {
     println!("cargo::warning=To build without this notice: `export {SKIP}=1`.");
 }
 
+/// The architectures that the user wants code for; all of them where that is empty.
+fn chosen() -> Vec<String> {
+    let given = env::var(ARCHS).unwrap_or_default();
+    let names = given.split([',', ' ']).filter(|name| !name.is_empty());
+    let known = |name: &str| kernels::ARCHITECTURES.contains(&name);
+    names
+        .map(|name| match known(name) {
+            true => name.to_string(),
+            false => fail(&format!(
+                "{ARCHS}={given}: `{name}` is none of {}",
+                kernels::ARCHITECTURES.join(", ")
+            )),
+        })
+        .collect()
+}
+
 /// One compiled image, in a file under `$OUT_DIR/images`.
 struct Image {
     program: String,
@@ -117,9 +138,11 @@ fn compile(nvrtc: &Nvrtc, programs: &[Program], folder: &Path) -> Vec<Image> {
     let code = [include_str!("build.rs"), include_str!("build/nvrtc.rs")].concat();
     let identity = format!("{:?} {size} {code}", nvrtc.version);
 
+    let chosen = chosen();
     let mut jobs = Vec::new();
     for program in programs {
         let archs = program.archs.iter().filter(|arch| nvrtc.supports(arch));
+        let archs = archs.filter(|arch| chosen.is_empty() || chosen.contains(arch));
         jobs.extend(archs.map(|arch| {
             let stem = format!("{}-{arch}-{:032x}", program.name, hash(&identity, program, arch));
             Job { program, arch, stem }

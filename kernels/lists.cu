@@ -29,17 +29,33 @@ __device__ __forceinline__ unsigned length(const List& list) {
 // ---- The search ----------------------------------------------------------------------------------
 
 // Begins the search for the k hardest of each group; until it has found anything all pairs are
-// taken. `by_row`: group i is row i. row_above, column_above: the bits of ~row and ~column that no
+// taken. For k = 0 it is over at once, and none are. `by_row`: group i is row first + i. row_above, column_above: the bits of ~row and ~column that no
 // digit covers, 1 in every pair. gate: nothing is done where it is 0; may be null.
 // Grid: ceil(count / 256).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    begin_search(unsigned long long k, unsigned count, int by_row, unsigned row_above,
-                 unsigned column_above, const unsigned* gate, Search* searches, Cut* cuts) {
+    begin_search(unsigned long long k, unsigned first, unsigned count, int by_row,
+                 unsigned row_above, unsigned column_above, const unsigned* gate, Search* searches,
+                 Cut* cuts) {
     const long long i = thread_index();
     if (i >= count || (gate && !*gate)) return;
-    const unsigned row = by_row ? ~static_cast<unsigned>(i) : row_above;
-    searches[i] = Search{k, 0, row, column_above, 0};
-    cuts[i] = no_cut();
+    const unsigned row = by_row ? ~static_cast<unsigned>(first + i) : row_above;
+    searches[i] = Search{k, 0, row, column_above, k == 0};
+    cuts[i] = k == 0 ? empty_cut() : no_cut();
+}
+
+// After a pass that collected a window of the order: whether the k-th pair is in it, `above` pairs
+// being harder than all of the window. Then the search for it begins, in the list; else `lost` is 1,
+// no search is open, and the list begins anew. Grid 1, block 1.
+extern "C" __global__ void judge_window(List list, const unsigned long long* above,
+                                        unsigned long long k, unsigned row_above,
+                                        unsigned column_above, unsigned* lost, Search* search,
+                                        Cut* cut) {
+    const unsigned long long count = *list.count;
+    const bool found = *above < k && k - *above <= count && count <= list.capacity;
+    *lost = !found;
+    *search = Search{k - *above, 0, row_above, column_above, !found};
+    *cut = no_cut();
+    if (!found) *list.count = 0;
 }
 
 // Sets n words to 0. Grid: ceil(n / 256).
@@ -106,18 +122,21 @@ extern "C" __global__ void __launch_bounds__(32)
 }
 
 // Counts the pairs of a list that have each digit, as mining.cu does those of tiles. Counters: 2^bits
-// a group, added to. Grid-stride.
+// a group, added to; those of rows from row `first` on. Grid-stride.
 extern "C" __global__ void __launch_bounds__(THREADS)
     count_list_matrix(List list, Step step, const Search* search, unsigned long long* counters) {
     __shared__ unsigned counts[2048];
-    if (search->settled) return;
+    const unsigned count = length(list);
+    if (search->settled || blockIdx.x * THREADS >= count) return;
     for (unsigned i = threadIdx.x; i < 2048; i += THREADS) counts[i] = 0;
     __syncthreads();
     const Search found = *search;
-    const unsigned count = length(list);
-    for (unsigned long long i = thread_index(); i < count; i += gridDim.x * THREADS) {
+    for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS) {
+        // Only the key is needed, but for ties.
+        const unsigned row = step.word > 0 ? list.row[i] : 0;
+        const unsigned column = step.word > 1 ? list.column[i] : 0;
         unsigned digit;
-        if (digit_of(found, step, list.similarity[i], list.row[i], list.column[i], digit))
+        if (digit_of(found, step, list.similarity[i], row, column, digit))
             atomicAdd(&counts[digit], 1u);
     }
     __syncthreads();
@@ -125,15 +144,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (counts[i] != 0) atomicAdd(&counters[i], static_cast<unsigned long long>(counts[i]));
 }
 extern "C" __global__ void __launch_bounds__(THREADS)
-    count_list_rows(List list, Step step, const Search* searches, unsigned* counters) {
+    count_list_rows(List list, Step step, const Search* searches, unsigned first,
+                    unsigned* counters) {
     const unsigned count = length(list);
-    for (unsigned long long i = thread_index(); i < count; i += gridDim.x * THREADS) {
+    for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS) {
         const unsigned row = list.row[i];
+        const unsigned column = step.word > 1 ? list.column[i] : 0;
         const Search found = searches[row];
         unsigned digit;
-        if (!found.settled &&
-            digit_of(found, step, list.similarity[i], row, list.column[i], digit))
-            atomicAdd(&counters[(static_cast<long long>(row) << step.bits) + digit], 1u);
+        if (!found.settled && digit_of(found, step, list.similarity[i], row, column, digit))
+            atomicAdd(&counters[(static_cast<long long>(row - first) << step.bits) + digit], 1u);
     }
 }
 
@@ -149,7 +169,7 @@ extern "C" __global__ void judge_list(List list, unsigned* lost) {
 extern "C" __global__ void __launch_bounds__(THREADS)
     keep_mined(List from, const Cut* cuts, unsigned cut_stride, List to) {
     const unsigned count = length(from);
-    for (unsigned long long i = thread_index(); i < count; i += gridDim.x * THREADS) {
+    for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS) {
         const unsigned row = from.row[i], column = from.column[i];
         const float similarity = from.similarity[i];
         if (!includes(cuts[static_cast<long long>(row) * cut_stride], similarity, row, column))
@@ -162,17 +182,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// starts[i] = how many pairs of a sorted list lie before row (or column) i: groups + 1 of them.
+// starts[i] = how many pairs of a sorted list lie before row (or column) first + i: groups + 1.
 // Grid: ceil((groups + 1) / 256).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    list_starts(List list, int by_row, unsigned groups, unsigned* starts) {
+    list_starts(List list, int by_row, unsigned first, unsigned groups, unsigned* starts) {
     const long long group = thread_index();
     if (group > groups) return;
     const unsigned* keys = by_row ? list.row : list.column;
     unsigned low = 0, high = length(list);
     while (low < high) {
         const unsigned middle = low + (high - low) / 2;
-        if (keys[middle] < group)
+        if (keys[middle] < first + group)
             low = middle + 1;
         else
             high = middle;

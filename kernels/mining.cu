@@ -120,16 +120,24 @@ struct Sample {
     }
 };
 
+// Pairs that are too hard for a list: those that this cut includes are counted instead. Twin of
+// launch::Above.
+struct Above {
+    const Cut* cut;  // may be null
+    unsigned long long* count;
+};
+
 template <class Tile>
 __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsigned depth,
-                                        const Pairs& pairs, const Sample& sample,
-                                        const unsigned* gate, const List& list, unsigned* poison,
+                                        const Pairs& pairs, unsigned first_row,
+                                        const Sample& sample, const unsigned* gate,
+                                        const Above& above, const List& list, unsigned* poison,
                                         float* positive) {
     __shared__ typename Tile::Storage storage;
     if (gate && !*gate) return;
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
     const unsigned place = sample.tile();
-    const unsigned i0 = place / across * Tile::SIDE;
+    const unsigned i0 = first_row + place / across * Tile::SIDE;
     const unsigned j0 = place % across * Tile::SIDE;
     Tile tile;
     tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0, pairs.columns, 0,
@@ -174,6 +182,22 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
 #pragma unroll
     for (const unsigned word : taken.word) count += __popc(word);
     if (count == 0) return;
+    if (above.cut) {
+        const Cut cut = *above.cut;
+        unsigned hard = 0;
+        each(
+            tile, storage, [&](int r) { return taken.any(r); },
+            [&](int r, int c, float similarity) {
+                if (!taken.get(r, c)) return;
+                const unsigned row = i0 + Tile::row(r), column = j0 + Tile::column(c);
+                if (!includes(cut, similarity, row, column)) return;
+                taken.drop(r, c);
+                ++hard;
+            });
+        if (hard != 0) atomicAdd(above.count, static_cast<unsigned long long>(hard));
+        count -= hard;
+        if (count == 0) return;
+    }
     unsigned long long to = atomicAdd(list.count, static_cast<unsigned long long>(count));
     each(
         tile, storage, [&](int r) { return taken.any(r); },
@@ -192,9 +216,10 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
 // count_matrix: one search; counters: 2^MATRIX_BITS, added to. Blocks: all tiles.
 // count_rows: a search for each of the n rows; counters: [end_row - first_row][2^ROW_BITS], added
 //     to; first_row a multiple of SIDE. Blocks: the tiles of these rows.
-// collect: pairs.cuts: without MINED; gate: nothing is done where it is 0; may be null. list: added
-//     to. poison: n, NaN's bits set where a row is not finite; positive: n, written where a tile
-//     holds the row's one positive; both may be null. Blocks: the tiles of the sample.
+// collect: pairs.cuts: without MINED; gate: nothing is done where it is 0; may be null. above.count
+//     and list: added to. poison: n, NaN's bits set where a row is not finite; positive: n, written
+//     where a tile holds the row's one positive; both may be null. Tiles are those of the rows from
+//     first_row on, a multiple of SIDE. Blocks: the tiles of the sample.
 #define MINING(NAME, TILE, BLOCKS)                                                              \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) count_matrix_##NAME(    \
         Operand x, Operand y, unsigned depth, Pairs pairs, Step step, const Search* search,     \
@@ -207,9 +232,10 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
         count_rows<TILE>(x, y, depth, pairs, first_row, end_row, step, searches, counters);     \
     }                                                                                           \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) collect_##NAME(         \
-        Operand x, Operand y, unsigned depth, Pairs pairs, Sample sample, const unsigned* gate, \
-        List list, unsigned* poison, float* positive) {                                         \
-        collect<TILE>(x, y, depth, pairs, sample, gate, list, poison, positive);                \
+        Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, Sample sample,   \
+        const unsigned* gate, Above above, List list, unsigned* poison, float* positive) {      \
+        collect<TILE>(x, y, depth, pairs, first_row, sample, gate, above, list, poison,         \
+                      positive);                                                                \
     }
 
 #define MINING_SM80(NAME, ELEMENT)                                \

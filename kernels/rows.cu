@@ -58,9 +58,6 @@ struct Unit {
 __device__ __forceinline__ int binade(float magnitude) {
     return static_cast<int>(min(max(__float_as_uint(magnitude) >> 23, 2u), 252u)) - 127;
 }
-__device__ __forceinline__ float power_of_two(int exponent) {
-    return __uint_as_float(static_cast<unsigned>(exponent + 127) << 23);
-}
 
 // The row's largest magnitude; all lanes of the warp get it.
 __device__ __forceinline__ float row_top(const Operand& x, long long row, unsigned depth) {

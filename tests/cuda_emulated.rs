@@ -6,7 +6,7 @@ mod common;
 use common::cases::{Part, part};
 use common::cuda::{Cuda, kernels};
 use common::problem::{Named, Problem, Random};
-use common::run::{AnyLoss, Uploaded, run_cases};
+use common::run::{AnyLoss, Uploaded, loss_and_gradients, run_cases};
 use metric_kernels::engine::cuda::Tile;
 use metric_kernels::{DType, Loss, Mining};
 use serde_json::Value;
@@ -76,6 +76,33 @@ fn small_shapes_in_every_order() {
         runs.into_iter().flat_map(|run| run.join().unwrap()).collect::<Vec<_>>()
     });
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn mined_lists_have_the_same_bits_in_every_order() {
+    let name = "mined_lists_have_the_same_bits_in_every_order";
+    let Some(mut cuda) = emulator(name) else { return };
+    if is_child() {
+        for mining in [Mining::Hardest(90), Mining::HardestPerRow(2)] {
+            let size = (140, 139, 4);
+            let mut problem = Problem::new(Named::CrossExampleSoftmax, 5.0, size);
+            Random::new(6).embeddings(&mut problem);
+            let problem = problem.with_mining(mining);
+            println!("{:?}", loss_and_gradients(&mut cuda, &problem).unwrap().bits());
+        }
+        return;
+    }
+    let runs = [("1", "late"), ("2", "early"), ("3", "late")].map(|(seed, landing)| {
+        let settings = [("CUDA_EMULATOR_SEED", seed), ("CUDA_EMULATOR_ASYNC", landing)];
+        let output = rerun(name, &settings);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stdout).unwrap();
+        let bits: Vec<String> =
+            said.lines().filter(|line| line.starts_with('[')).map(String::from).collect();
+        assert_eq!(bits.len(), 2, "{said}");
+        bits
+    });
+    assert!(runs.iter().all(|run| *run == runs[0]));
 }
 
 /// A shape whose tiles of 128 are all whole.

@@ -7,7 +7,7 @@ use common::cuda::{Cuda, kernels};
 use common::problem::{Named, Problem, Random};
 use common::run::{AnyLoss, Harness, Outputs, loss_and_gradients};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use metric_kernels::{Engine, GradientsMut, Loss, Matrix, MatrixMut, Scalar};
+use metric_kernels::{Engine, GradientsMut, Loss, Matrix, MatrixMut, Mining, Scalar};
 
 // The one test of this file: event tracking is a setting of the whole context.
 #[test]
@@ -20,10 +20,16 @@ fn a_captured_step_replays_with_the_same_bits() {
     // SAFETY: one stream does everything below, in order.
     unsafe { kernels.context().disable_event_tracking() };
     let stream = kernels.context().new_stream().unwrap();
-    for loss in Named::ALL {
+    let plain = Named::ALL.map(|loss| (loss, Mining::All, (40, 37, 9)));
+    let mined = [
+        // A list, and cuts of the rows.
+        (Named::CrossExampleSoftmax, Mining::Hardest(50), (140, 139, 3)),
+        (Named::InBatchSoftmax, Mining::HardestPerRow(5), (40, 37, 9)),
+    ];
+    for (loss, mining, size) in plain.into_iter().chain(mined) {
         let mut cuda = Cuda::on(kernels, &stream);
         let [first, second] = [1, 2].map(|seed| {
-            let mut problem = Problem::new(loss, 7.0, (40, 37, 9));
+            let mut problem = Problem::new(loss, 7.0, size).with_mining(mining);
             problem.normalize = true;
             Random::new(seed).embeddings(&mut problem);
             problem

@@ -1,4 +1,4 @@
-//! Mining on the CUDA engine at sizes of which the mined pairs are kept as a list: found in one pass
+//! Mining on the CUDA engine: what every engine promises, and sizes of which the mined pairs are kept as a list: found in one pass
 //! over the tiles, or, where the list overflows, by searching. The table of cases (`cuda_table`) has
 //! the sizes at which cuts are searched from the first.
 
@@ -6,24 +6,37 @@ mod common;
 
 use common::cuda::Cuda;
 use common::edge_cases::assert_as_oracle;
+use common::mining::the_hardest_may_lie_anywhere;
 use common::oracle;
 use common::problem::{Named, Problem, Random};
-use common::run::{loss_and_gradients, loss_only};
+use common::run::{Harness, loss_and_gradients, loss_only};
 use metric_kernels::engine::cuda::Tile;
-use metric_kernels::{DType, Mining, NO_POSITIVE, Reduction, Weighting};
+use metric_kernels::{
+    DType, Engine, Error, Matrix, Mining, NO_POSITIVE, Reduction, Scope, Weighting, ops,
+};
 
 /// Tiles of 32: 5 × 5, taken in three stages; a row of them in two.
 const SIZE: (usize, usize, usize) = (140, 139, 6);
 
-const COUNTS: [Mining; 6] = [
+const COUNTS: [Mining; 7] = [
     Mining::Hardest(1),
     Mining::Hardest(33),
     Mining::Hardest(400),
     Mining::HardestPerRow(1),
     Mining::HardestPerRow(2),
-    // Too many for a list.
+    // Too many for a list: by way of a sample, and by searching every row.
+    Mining::Hardest(5000),
     Mining::HardestPerRow(60),
 ];
+
+mining_identity_tests!(Cuda::open);
+mining_tests!(Cuda::open);
+
+#[test]
+fn the_hardest_may_lie_anywhere_on_cuda() {
+    let Some(mut cuda) = Cuda::open("the_hardest_may_lie_anywhere_on_cuda") else { return };
+    the_hardest_may_lie_anywhere(&mut cuda, SIZE);
+}
 
 /// Embeddings of which it is plain which pairs are mined.
 fn fill(problem: Problem, seed: u64) -> Problem {
@@ -80,7 +93,7 @@ fn every_kind_of_positive() {
 fn lists_that_overflow_lose_nothing() {
     let Some(mut cuda) = Cuda::open("lists_that_overflow_lose_nothing") else { return };
     let (n, m, d) = SIZE;
-    for (turn, mining) in COUNTS[1..5].iter().enumerate() {
+    for (turn, mining) in COUNTS[1..6].iter().enumerate() {
         let loss = [Named::CrossExampleSoftmax, Named::InBatchSoftmax][turn % 2];
         let mut problem = Problem::new(loss, 0.5, SIZE).with_mining(*mining);
         // Similarities of a few values, of which most are equal.
@@ -89,19 +102,56 @@ fn lists_that_overflow_lose_nothing() {
         problem.y = Some(random.whole(m * d, 1));
         assert_as_oracle(&mut cuda, &problem);
         // All equal.
-        if turn % 2 == 1 {
-            continue;
-        }
         problem.x.fill(1.0);
         problem.y = Some(vec![0.5; m * d]);
         assert_as_oracle(&mut cuda, &problem);
-        // Sorted the wrong way: the later, the harder.
-        problem.x = (0..n * d).map(|at| if at % d == 0 { (at / d) as f32 } else { 1.0 }).collect();
-        let y = |at: usize| if at % d == 0 { 256.0 } else { (at / d) as f32 / 5.0 };
-        problem.y = Some((0..m * d).map(|at| y(at).round()).collect());
-        problem.scale = 1.0 / 4096.0;
-        assert_as_oracle(&mut cuda, &problem);
     }
+}
+
+#[test]
+fn top_k_of_few_and_of_many() {
+    let Some(mut cuda) = Cuda::open("top_k_of_few_and_of_many") else { return };
+    let mut bounded = cuda.another().with_workspace_bound(400_000);
+    let (n, m, d) = SIZE;
+    let mut random = Random::new(11);
+    let (x, y) = (random.whole(n * d, 20), random.whole(m * d, 20));
+    let mut sorted = Vec::new();
+    for (at, i, j) in (0..n * m).map(|at| (at, at / m, at % m)) {
+        let similarity: f32 = (0..d).map(|k| x[i * d + k] * y[j * d + k]).sum();
+        sorted.push((similarity, at));
+    }
+    sorted.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let check = |cuda: &mut Cuda, k: usize, scope: Scope| {
+        let of_row = |i| sorted.iter().copied().filter(move |pair| pair.1 / m == i).take(k);
+        let expected: Vec<(f32, usize)> = match scope {
+            Scope::Row => (0..n).flat_map(of_row).collect(),
+            Scope::Matrix => sorted[..k].to_vec(),
+        };
+        let (x, y) = (cuda.upload(&x), cuda.upload(&y));
+        let (x, y) = (Matrix::new(&x, n, d).unwrap(), Matrix::new(&y, m, d).unwrap());
+        let top = ops::top_k(&mut cuda.0, x, y, k, scope).unwrap();
+        let values = cuda.0.read(&top.values).unwrap();
+        let rows = top.rows.as_ref().map(|rows| cuda.0.read_indices(rows).unwrap());
+        let columns = cuda.0.read_indices(&top.columns).unwrap();
+        assert_eq!((values.len(), columns.len()), (expected.len(), expected.len()));
+        for (at, &(similarity, pair)) in expected.iter().enumerate() {
+            let row = rows.as_ref().map_or(at / k, |rows| rows[at] as usize);
+            let given = (values[at], row, columns[at] as usize);
+            let expected = (similarity, pair / m, pair % m);
+            assert_eq!(given, expected, "k = {k}, {scope:?}, place {at}");
+        }
+    };
+    // In stages, by way of a sample, by searching.
+    for k in [1, 100, 4000, n * m - 1] {
+        check(&mut cuda, k, Scope::Matrix);
+    }
+    for k in [1, 2, 60] {
+        check(&mut cuda, k, Scope::Row);
+    }
+    for k in [1, 2] {
+        check(&mut bounded, k, Scope::Row);
+    }
+    assert!(bounded.0.workspace_bytes() <= 400_000);
 }
 
 #[test]
@@ -128,6 +178,44 @@ fn a_bound_that_no_list_fits_gives_the_same() {
     let [few, many] = [&mut bounded, &mut cuda].map(|cuda| loss_and_gradients(cuda, &problem));
     let (few, many) = (few.unwrap(), many.unwrap());
     assert!((few.loss - many.loss).abs() <= 1e-6 * few.loss, "{} {}", few.loss, many.loss);
+}
+
+#[test]
+fn top_k_says_how_much_memory_it_needs() {
+    let Some(cuda) = Cuda::open("top_k_says_how_much_memory_it_needs") else { return };
+    let (n, m, d) = (40, 50, 3);
+    let top_k = |mut cuda: Cuda, scope| {
+        let (x, y) = (cuda.upload(&vec![1.0; n * d]), cuda.upload(&vec![1.0; m * d]));
+        let (x, y) = (Matrix::new(&x, n, d).unwrap(), Matrix::new(&y, m, d).unwrap());
+        let top = ops::top_k(&mut cuda.0, x, y, 30, scope)?;
+        Ok(cuda.0.read(&top.values).unwrap().len())
+    };
+    for (scope, pairs) in [(Scope::Matrix, 30), (Scope::Row, 30 * n)] {
+        let result = top_k(cuda.another().with_workspace_bound(100), scope);
+        let Err(Error::WorkspaceTooSmall { needed, bound: 100 }) = result else {
+            panic!("{result:?}");
+        };
+        assert_eq!(top_k(cuda.another().with_workspace_bound(needed), scope).unwrap(), pairs);
+    }
+}
+
+/// Rows mined some at a time (the engine's own tests say that this bound makes it so).
+#[test]
+fn rows_in_panels() {
+    let Some(cuda) = Cuda::open("rows_in_panels") else { return };
+    let mut cuda = cuda.with_workspace_bound(400_000);
+    let (n, m, _) = SIZE;
+    let mining = Mining::HardestPerRow(2);
+    let problem = Problem::new(Named::InBatchSoftmax, 5.0, SIZE).with_mining(mining);
+    assert_as_oracle(&mut cuda, &fill(problem.clone(), 3));
+    let labels = |count: usize| (0..count as u32).map(|i| i / 5).collect::<Vec<_>>();
+    let mut labeled = problem.with_labels(&labels(n), &labels(m));
+    labeled.loss = Named::CrossExampleSoftmax;
+    assert_as_oracle(&mut cuda, &fill(labeled.clone(), 4));
+    // All equal: every panel's list overflows.
+    labeled.x.fill(1.0);
+    labeled.y.as_mut().unwrap().fill(0.5);
+    assert_as_oracle(&mut cuda, &labeled);
 }
 
 #[test]

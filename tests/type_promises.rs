@@ -2,6 +2,7 @@
 //! is in compile_fail.md, whose snippets are documentation tests.
 
 use half::{bf16, f16};
+use metric_kernels::engine::cuda::Buffer;
 use metric_kernels::{
     Batch, CpuEngine, Cuda, CudaEngine, Element, Engine, Host, Kernels, Matrix, MatrixMut, Storage,
     StorageMut,
@@ -47,6 +48,8 @@ is_not!(Vec<f32>: Storage<Device = Cuda>);
 is!(cudarc::driver::CudaSlice<f32>: StorageMut<Device = Cuda>);
 is_not!(cudarc::driver::CudaSlice<f32>: Storage<Device = Host>);
 is_not!(cudarc::driver::CudaView<'static, f32>: StorageMut);
+is!(Buffer: StorageMut<Device = Cuda, Element = f32>);
+is!(Buffer<u32>: StorageMut<Device = Cuda, Element = u32>);
 
 // What embeddings are made of.
 is!(f32: Element);

@@ -15,6 +15,10 @@
 
 namespace epilogue {
 
+__device__ __forceinline__ float power_of_two(int exponent) {
+    return __uint_as_float(static_cast<unsigned>(exponent + 127) << 23);
+}
+
 // Twin of launch::LEVEL_BYTES.
 struct Level {
     float reference;
@@ -54,7 +58,10 @@ struct Levels {
     __device__ __forceinline__ float from_sum(unsigned row) const {
         if (!tiles || relative) return 1.0f;
         const Level level = results[row / side];
-        return empty(level) ? 0.0f : ptx::ex2(level.exponent);
+        if (empty(level)) return 0.0f;
+        // A whole number; in halves, since the power itself may be subnormal.
+        const int exponent = static_cast<int>(level.exponent), half = exponent / 2;
+        return power_of_two(half) * power_of_two(exponent - half);
     }
     // What stands in the result already is multiplied by; 0: it may not even be read.
     __device__ __forceinline__ float from_before(unsigned row) const {

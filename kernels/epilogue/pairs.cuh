@@ -62,6 +62,10 @@ struct Bits {
         const int bit = r * Tile::COLUMNS;
         return word[bit / 32] >> (bit % 32 + c) & 1;
     }
+    __device__ __forceinline__ void drop(int r, int c) {
+        const int bit = r * Tile::COLUMNS;
+        word[bit / 32] &= ~(1u << (bit % 32 + c));
+    }
     // All of a row at once: bit c of `bits` for column c. The bits were clear.
     __device__ __forceinline__ void put_row(int r, unsigned bits) {
         static_assert(32 % Tile::COLUMNS == 0, "a row lies in one word");

@@ -49,8 +49,8 @@ __device__ __forceinline__ float raise(Tile& tile, float* shared) {
     // In halves: the power itself may lie outside f32's range.
     const int exponent = static_cast<int>(__float_as_uint(top) >> 23) - 127 - TOP;
     const int half = exponent / 2;
-    tile.scale(__uint_as_float((127 - half) << 23));
-    tile.scale(__uint_as_float((127 - (exponent - half)) << 23));
+    tile.scale(power_of_two(-half));
+    tile.scale(power_of_two(half - exponent));
     return exponent;
 }
 

@@ -33,6 +33,11 @@ __device__ __forceinline__ Cut no_cut() {
     return Cut{similarity_of(0), 0xffffffffu, 0xffffffffu, 0};
 }
 
+// Nothing.
+__device__ __forceinline__ Cut empty_cut() {
+    return Cut{__uint_as_float(0x7f800000u), 0, 0, 0xffffffffu};
+}
+
 // Whether a pair is mined. NaN is only where `includes` says so.
 __device__ __forceinline__ bool mined(const Cut& cut, float similarity, unsigned row,
                                       unsigned column) {

@@ -52,13 +52,16 @@ pub fn check(problem: &Problem, expected: &Expected, got: &Outputs) -> Result<()
 fn assert_exact<H: Harness>(harness: &mut H, problem: &Problem) {
     let exact = oracle::exact(problem);
     let (n, m, d) = (problem.n, problem.m, problem.d);
-    let part = (32.0 + 2.0 * f64::from(problem.scale).ln().abs()) * U;
+    let accuracy = harness.accuracy(problem.dtype);
+    let part = (32.0 + 2.0 * f64::from(problem.scale).ln().abs()) * U + accuracy.weights;
+    let floor = accuracy.floor * exact.weights.iter().fold(0.0, |top: f64, g| top.max(g.abs()));
     let terms = |rows: usize, cols: usize, of: &dyn Fn(usize, usize) -> f64, other: &[f64]| {
         let mut sizes = vec![0.0; rows * d];
         for i in 0..rows {
             for j in 0..cols {
                 for k in 0..d {
-                    sizes[i * d + k] += part * (of(i, j) * other[j * d + k]).abs();
+                    sizes[i * d + k] +=
+                        (part * of(i, j).abs() + floor) * other[j * d + k].abs();
                 }
             }
         }

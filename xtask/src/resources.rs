@@ -2,11 +2,11 @@
 //!
 //! Registers and shared memory decide how many blocks share a multiprocessor, and a spilled
 //! register is memory traffic in an inner loop: neither may change unnoticed, the second may not
-//! occur. NVRTC and ptxas are of one pinned version, whatever the machine's own are, so that the
+//! occur. And a kernel of the tensor-core engine has to be one in its machine code: matrix
+//! instructions, and asynchronous copies of 16 bytes. NVRTC and ptxas are of one pinned version, whatever the machine's own are, so that the
 //! figures are the same everywhere.
 
 use crate::kernels::{self, Program};
-use crate::nvrtc::Nvrtc;
 use crate::setup;
 use crate::tool;
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const FILE: &str = "kernels/resources.txt";
 
 /// The architectures looked at, shipped or run by the code of another. Programs for others alone are looked at for theirs.
-const ARCHITECTURES: [&str; 4] = ["80", "86", "89", "90a"];
+const ARCHITECTURES: [&[&str]; 2] = [&["80", "86", "89"], &["90a"]];
 
 /// One kernel on one architecture.
 #[derive(Debug, PartialEq)]
@@ -36,23 +36,38 @@ struct Row {
     stack: u64,
     spill_stores: u64,
     spill_loads: u64,
+    /// Instructions in the machine code: in all, on matrices, copies of 16 bytes to shared memory.
+    code: Code,
 }
+
+/// What a kernel's machine code holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Code {
+    instructions: u64,
+    matrix: u64,
+    copies: u64,
+}
+
+/// The part of a kernel's name that says it is one of the tensor-core engine.
+const TENSOR: &str = "_sm80_";
 
 /// The command.
 pub fn run(check: bool) -> Result<(), String> {
     let root = tool::root();
-    let (nvrtc, ptxas) = setup::pinned()?;
+    let tools = setup::pinned()?;
     let folder = tool::target()?.join("resources");
     fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
 
     let programs = kernels::read(&root.join("kernels"))?;
     let mut jobs = Vec::new();
     for program in &programs {
-        let archs = match program.restricted {
-            true => program.archs.clone(),
-            false => ARCHITECTURES.map(String::from).to_vec(),
+        // The code of one architecture runs on later ones of its generation: it is compiled once,
+        // and assembled for each.
+        let groups: Vec<Vec<&str>> = match program.restricted {
+            true => program.archs.iter().map(|arch| vec![arch.as_str()]).collect(),
+            false => ARCHITECTURES.map(<[&str]>::to_vec).to_vec(),
         };
-        jobs.extend(archs.into_iter().map(|arch| (program, arch)));
+        jobs.extend(groups.into_iter().map(|archs| (program, archs)));
     }
     let mut rows = Vec::new();
     let results = Mutex::new(Vec::new());
@@ -62,8 +77,8 @@ pub fn run(check: bool) -> Result<(), String> {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((program, arch)) = jobs.get(index) else { break };
-                    let rows = assemble(&nvrtc, &ptxas, program, arch, &folder);
+                    let Some((program, archs)) = jobs.get(index) else { break };
+                    let rows = assemble(&tools, program, archs, &folder);
                     results.lock().expect("no thread panics with it").push((index, rows));
                 }
             });
@@ -85,7 +100,13 @@ pub fn run(check: bool) -> Result<(), String> {
         .filter(|row| row.stack + row.spill_stores + row.spill_loads > 0)
         .map(|row| format!("{} for sm_{} uses local memory", row.kernel, row.arch))
         .collect();
-    for line in &spills {
+    let plain: Vec<String> = rows
+        .iter()
+        .filter(|row| row.kernel.contains(TENSOR))
+        .filter(|row| row.code.matrix == 0 || row.code.copies == 0)
+        .map(|row| format!("{} for sm_{}: {:?}", row.kernel, row.arch, row.code))
+        .collect();
+    for line in spills.iter().chain(&plain) {
         eprintln!("{line}");
     }
     if !check {
@@ -102,35 +123,80 @@ pub fn run(check: bool) -> Result<(), String> {
     if !spills.is_empty() {
         return Err("kernels use local memory".into());
     }
+    if !plain.is_empty() {
+        return Err("kernels of the tensor-core engine lack its instructions".into());
+    }
     println!("{FILE}: {} rows, as they are, and no local memory", rows.len());
     Ok(())
 }
 
-/// Compiles a program for an architecture and asks ptxas what its kernels take.
+/// Compiles a program for the first of these architectures and asks ptxas what its kernels take on
+/// each.
 fn assemble(
-    nvrtc: &Nvrtc,
-    ptxas: &Path,
+    tools: &setup::Tools,
     program: &Program,
-    arch: &str,
+    archs: &[&str],
     folder: &Path,
 ) -> Result<Vec<Row>, String> {
-    let architecture = format!("compute_{arch}");
+    let first = archs.first().ok_or("no architecture")?;
+    let architecture = format!("compute_{first}");
     let compiled =
-        nvrtc.compile(&program.file(), &program.source, &program.headers, &architecture)?;
-    let stem = folder.join(format!("{}-{arch}", program.name));
-    let (ptx, cubin) = (stem.with_extension("ptx"), stem.with_extension("cubin"));
+        tools.nvrtc.compile(&program.file(), &program.source, &program.headers, &architecture)?;
+    let ptx = folder.join(format!("{}-{first}.ptx", program.name));
     let ptx_text = compiled.ptx.strip_suffix(b"\0").unwrap_or(&compiled.ptx);
     fs::write(&ptx, ptx_text).map_err(|e| format!("{}: {e}", ptx.display()))?;
-    let mut command = Command::new(ptxas);
-    command.arg(format!("-arch=sm_{arch}")).args(["-v", "-o"]).arg(&cubin).arg(&ptx);
-    let asked = command.stdin(Stdio::null()).output();
-    let asked = asked.map_err(|e| format!("{}: {e}", tool::shown(&command)))?;
-    let said = [asked.stdout, asked.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    if !asked.status.success() {
-        return Err(format!("{}:\n{said}", tool::shown(&command)));
+    let mut all = Vec::new();
+    for arch in archs {
+        let cubin = folder.join(format!("{}-{arch}.cubin", program.name));
+        let mut command = Command::new(&tools.ptxas);
+        command.arg(format!("-arch=sm_{arch}")).args(["-v", "-o"]).arg(&cubin).arg(&ptx);
+        let mut rows = rows(&said(&mut command)?, &program.name, arch);
+        let mut command = Command::new(&tools.nvdisasm);
+        command.arg("-c").arg(&cubin);
+        count(&said(&mut command)?, &mut rows);
+        all.extend(rows);
     }
-    Ok(rows(&said, &program.name, arch))
+    Ok(all)
+}
+
+/// What a command says, on either stream.
+fn said(command: &mut Command) -> Result<String, String> {
+    let asked = command.stdin(Stdio::null()).output();
+    let asked = asked.map_err(|e| format!("{}: {e}", tool::shown(command)))?;
+    let said = [asked.stdout, asked.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    match asked.status.success() {
+        true => Ok(said),
+        false => Err(format!("{}:\n{said}", tool::shown(command))),
+    }
+}
+
+/// Counts the instructions of every kernel in what nvdisasm says.
+fn count(disassembly: &str, rows: &mut [Row]) {
+    let mut current: Option<usize> = None;
+    for line in disassembly.lines() {
+        if let Some((_, name)) = line.split_once(".section\t.text.") {
+            let name = name.split([',', '\t', ' ']).next().unwrap_or_default();
+            current = rows.iter().position(|row| row.kernel == name);
+            continue;
+        }
+        let Some(row) = current.and_then(|index| rows.get_mut(index)) else { continue };
+        // An instruction stands behind its address in a comment: `/*0a30*/  LDGSTS.E.128 …`.
+        let Some((address, rest)) =
+            line.trim_start().strip_prefix("/*").and_then(|l| l.split_once("*/"))
+        else {
+            continue;
+        };
+        if address.is_empty() || !address.bytes().all(|b| b.is_ascii_hexdigit()) {
+            continue;
+        }
+        let mut words = rest.split_whitespace().skip_while(|w| w.starts_with(['@', '{']));
+        let Some(name) = words.next() else { continue };
+        let code = &mut row.code;
+        code.instructions += 1;
+        code.matrix += u64::from(name.starts_with("HMMA") || name.starts_with("HGMMA"));
+        code.copies += u64::from(name.starts_with("LDGSTS") && name.contains(".128"));
+    }
 }
 
 /// The rows in what `ptxas -v` says.
@@ -147,6 +213,7 @@ fn rows(said: &str, program: &str, arch: &str) -> Vec<Row> {
                 stack: 0,
                 spill_stores: 0,
                 spill_loads: 0,
+                code: Code::default(),
             });
             continue;
         }
@@ -176,6 +243,8 @@ fn table(rows: &[Row]) -> String {
     let mut text = String::from(
         "# What every kernel takes, as ptxas 13.0 says: registers per thread, static shared\n\
          # memory per block, and per thread local memory and spills in bytes, which must be 0.\n\
+         # And what its machine code holds: instructions, those on matrices, copies of 16 bytes to\n\
+         # shared memory.\n\
          # Written by `cargo xtask resources`, compared by `cargo xtask resources --check`.\n\n",
     );
     let width = |pick: fn(&Row) -> &String, title: &str| {
@@ -183,12 +252,13 @@ fn table(rows: &[Row]) -> String {
     };
     let program = width(|row| &row.program, "program");
     let kernel = width(|row| &row.kernel, "kernel");
-    let mut line = |columns: [&str; 8]| {
-        let [a, b, c, d, e, f, g, h] = columns;
+    let mut line = |columns: [&str; 11]| {
+        let [a, b, c, d, e, f, g, h, i, j, k] = columns;
         // Writing into a string cannot fail.
         let _ = writeln!(
             text,
-            "{a:program$}  {b:kernel$}  {c:>6}  {d:>9}  {e:>6}  {f:>5}  {g:>12}  {h:>11}"
+            "{a:program$}  {b:kernel$}  {c:>6}  {d:>9}  {e:>6}  {f:>5}  {g:>12}  {h:>11}  {i:>5}  \
+             {j:>6}  {k:>6}"
         );
     };
     line([
@@ -200,13 +270,30 @@ fn table(rows: &[Row]) -> String {
         "local",
         "spill stores",
         "spill loads",
+        "code",
+        "matrix",
+        "copies",
     ]);
     for row in rows {
         let registers = row.registers.map_or("-".to_string(), |count| count.to_string());
         let [shared, stack, stores, loads] =
             [row.shared, row.stack, row.spill_stores, row.spill_loads].map(|n| n.to_string());
+        let Code { instructions, matrix, copies } = row.code;
+        let [code, matrix, copies] = [instructions, matrix, copies].map(|n| n.to_string());
         let arch = format!("sm_{}", row.arch);
-        line([&row.program, &row.kernel, &arch, &registers, &shared, &stack, &stores, &loads]);
+        line([
+            &row.program,
+            &row.kernel,
+            &arch,
+            &registers,
+            &shared,
+            &stack,
+            &stores,
+            &loads,
+            &code,
+            &matrix,
+            &copies,
+        ]);
     }
     text
 }
@@ -247,8 +334,24 @@ ptxas info    : Function properties for called
                 stack,
                 spill_stores,
                 spill_loads,
+                code: Code::default(),
             };
         let expected = [row("one", Some(255), [4096, 16, 12, 8]), row("called", None, [0; 4])];
         assert_eq!(rows(said, "file", "80"), expected);
+
+        let disassembly = "\
+\t.section\t.text.one,\"ax\",@progbits
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/              @!P0 LDGSTS.E.BYPASS.128.ZFILL [R19], desc[UR18][R10.64], P2 ;
+.L_x_1:
+        /*0020*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /* a comment */
+\t.section\t.text.called,\"ax\",@progbits
+        /*0000*/                   RET.REL.NODEC R2 `(one) ;
+";
+        let mut rows = expected;
+        count(disassembly, &mut rows);
+        assert_eq!(rows[0].code, Code { instructions: 3, matrix: 1, copies: 1 });
+        assert_eq!(rows[1].code, Code { instructions: 1, matrix: 0, copies: 0 });
     }
 }

@@ -14,8 +14,12 @@ use std::time::SystemTime;
 /// The compiler's wheel. One minor version for everything: PTX and assembler must fit together.
 const NVRTC: Wheel = Wheel { name: "nvidia-cuda-nvrtc", version: "13.0.88" };
 
-/// ptxas. The disassemblers cuobjdump and nvdisasm have no wheel of this minor version.
+/// ptxas.
 const NVCC: Wheel = Wheel { name: "nvidia-cuda-nvcc", version: "13.0.88" };
+
+/// The disassembler: it has no wheel of that minor version, and this is the first later one. It only
+/// reads what ptxas made.
+const NVDISASM: Wheel = Wheel { name: "nvidia-cuda-nvdisasm", version: "13.2.51" };
 
 /// A package of the registry that pip knows.
 #[derive(Clone, Copy)]
@@ -37,8 +41,9 @@ pub fn run(tools: bool) -> Result<(), String> {
     let nvrtc = nvrtc()?;
     println!("NVRTC {}.{}: {}", nvrtc.version.0, nvrtc.version.1, nvrtc.path.display());
     if tools {
-        let (_, ptxas) = pinned()?;
-        println!("ptxas: {}", ptxas.display());
+        let tools = pinned()?;
+        println!("ptxas: {}", tools.ptxas.display());
+        println!("nvdisasm: {}", tools.nvdisasm.display());
     }
     Ok(())
 }
@@ -63,17 +68,26 @@ pub fn nvrtc() -> Result<Nvrtc, String> {
     })
 }
 
-/// NVRTC and ptxas of the one version whose figures kernels/resources.txt holds.
-pub fn pinned() -> Result<(Nvrtc, PathBuf), String> {
-    install(&[NVRTC, NVCC])?;
+/// The compiler and its companions of the one version whose figures kernels/resources.txt holds.
+pub struct Tools {
+    pub nvrtc: Nvrtc,
+    pub ptxas: PathBuf,
+    pub nvdisasm: PathBuf,
+}
+
+/// Installs them where they are not.
+pub fn pinned() -> Result<Tools, String> {
+    install(&[NVRTC, NVCC, NVDISASM])?;
     let folder = tool::root().join(find::FOLDER);
     let library = find::libraries_below(&folder).into_iter().next();
     let nvrtc = Nvrtc::load(&library.ok_or("the wheel of NVRTC holds no library")?)?;
-    let name = if cfg!(windows) { "ptxas.exe" } else { "ptxas" };
-    let places =
-        ["bin", "bin/x86_64", "bin/x64"].map(|b| folder.join("nvidia/cu13").join(b).join(name));
-    let ptxas = places.into_iter().find(|place| place.is_file());
-    Ok((nvrtc, ptxas.ok_or("the wheel of nvcc holds no ptxas")?))
+    let tool = |name: &str| {
+        let file = if cfg!(windows) { format!("{name}.exe") } else { name.to_string() };
+        let places = ["bin", "bin/x86_64", "bin/x64"];
+        let mut places = places.map(|b| folder.join("nvidia/cu13").join(b).join(&file)).into_iter();
+        places.find(|place| place.is_file()).ok_or(format!("its wheel holds no {name}"))
+    };
+    Ok(Tools { nvrtc, ptxas: tool("ptxas")?, nvdisasm: tool("nvdisasm")? })
 }
 
 /// Installs those of the wheels that are not there.

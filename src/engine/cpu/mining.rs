@@ -3,10 +3,12 @@
 //!
 //! A few pairs are a list, kept while S streams by: what is harder than the k-th so far is added,
 //! and now and then all but k are dropped. Many pairs are described by where their order ends
-//! ([`Cut`]), found by counting similarities by their leading bits, in one or two looks at S more.
+//! ([`Cut`]): a few rows tell about where that is, and one look at S counts what lies above and lists
+//! what lies near. Where they mislead, similarities are counted by their leading bits, in two looks
+//! or three.
 //! Sets do not depend on the order in which rows are visited, since no two pairs are equal.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::pairs::Pairs;
@@ -453,13 +455,108 @@ fn reach(counts: impl Iterator<Item = u64>, k: u64) -> Option<(usize, u64)> {
     None
 }
 
-/// Runs a pass over all rows.
-pub(super) trait Sweeper {
-    fn sweep<P: Pass>(&mut self, pass: &mut P) -> Vec<P::Row>;
+/// Counts negatives above a range of similarities, and lists those in it, if they are few enough.
+struct Near<'a> {
+    pairs: &'a Pairs<'a>,
+    low: f32,
+    high: f32,
+    most: usize,
+    found: Mutex<Vec<Candidate>>,
+    /// How many there are in the range, listed or not.
+    count: AtomicUsize,
 }
 
-/// The `k` hardest negatives of the matrix, without a list of more than `most`.
-pub(super) fn hardest(sweeper: &mut impl Sweeper, pairs: &Pairs<'_>, k: u64, most: usize) -> Mined {
+impl Pass for Near<'_> {
+    type Row = u64;
+    const EMPTY: u64 = 0;
+
+    fn visit(&self, i: usize, row: &mut [f32]) -> u64 {
+        take_positives(self.pairs, i, row);
+        if self.count.load(Ordering::Relaxed) <= self.most {
+            let mut new = Vec::new();
+            Among::AtLeast(self.low).scan(row, |j, similarity| {
+                if similarity <= self.high {
+                    let rank = rank(similarity);
+                    new.push(Candidate { rank, row: i as u32, column: j as u32 });
+                }
+            });
+            let before = self.count.fetch_add(new.len(), Ordering::Relaxed);
+            if before + new.len() <= self.most {
+                self.found.lock().unwrap_or_else(PoisonError::into_inner).append(&mut new);
+            }
+        }
+        row.iter().filter(|&&similarity| similarity > self.high).count() as u64
+    }
+}
+
+/// Looks at S.
+pub(super) trait Sweeper {
+    /// Runs a pass over all rows.
+    fn sweep<P: Pass>(&mut self, pass: &mut P) -> Vec<P::Row>;
+
+    /// So many rows of S, evenly spread, and their numbers; bits may be others than in a sweep.
+    fn sample(&mut self, rows: usize) -> impl Iterator<Item = (usize, Vec<f32>)>;
+}
+
+/// Rows of a sample.
+const SAMPLE: usize = 32;
+
+/// Similarities between which the `k`-th hardest negative probably lies, with about `most`/2 pairs
+/// between them.
+fn estimate(
+    sweeper: &mut impl Sweeper,
+    pairs: &Pairs<'_>,
+    n: usize,
+    k: usize,
+    most: usize,
+) -> (f32, f32) {
+    let mut sample = Vec::new();
+    for (i, mut row) in sweeper.sample(SAMPLE) {
+        take_positives(pairs, i, &mut row);
+        sample.extend(row.into_iter().filter(|&similarity| similarity >= f32::MIN));
+    }
+    let part = SAMPLE as f64 / n as f64;
+    let place = |pairs: f64| (pairs * part) as usize;
+    let mut at = |place: usize| {
+        let descending = |a: &f32, b: &f32| b.total_cmp(a);
+        (place < sample.len()).then(|| *sample.select_nth_unstable_by(place, descending).1)
+    };
+    let (middle, side) = (k as f64, most as f64 / 4.0);
+    let low = at(place(middle + side)).unwrap_or(f32::MIN);
+    let high = if middle > side { at(place(middle - side)) } else { None };
+    (low, high.unwrap_or(f32::INFINITY))
+}
+
+/// The `k` hardest negatives of the matrix, n rows of it, without a list of more than `most`.
+pub(super) fn hardest(
+    sweeper: &mut impl Sweeper,
+    pairs: &Pairs<'_>,
+    n: usize,
+    k: usize,
+    most: usize,
+) -> Mined {
+    if n >= 4 * SAMPLE {
+        let (low, high) = estimate(sweeper, pairs, n, k, most);
+        let (found, count) = Default::default();
+        let mut near = Near { pairs, low, high, most, found, count };
+        let above: u64 = sweeper.sweep(&mut near).into_iter().sum();
+        let left = (k as u64).saturating_sub(above) as usize;
+        let count = near.count.into_inner();
+        if (1..=count).contains(&left) && count <= most {
+            let mut found = near.found.into_inner().unwrap_or_else(PoisonError::into_inner);
+            shrink(&mut found, left);
+            return Cut::of(&found, left).map_or(Mined::All, Mined::UpTo);
+        }
+    }
+    hardest_by_counting(sweeper, pairs, k as u64, most)
+}
+
+fn hardest_by_counting(
+    sweeper: &mut impl Sweeper,
+    pairs: &Pairs<'_>,
+    k: u64,
+    most: usize,
+) -> Mined {
     let mut upper = Count::new(pairs, Half::Upper);
     sweeper.sweep(&mut upper);
     let counts = upper.total();
@@ -520,7 +617,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         for len in [1usize, 2, 63, 64, 65, 300] {
             for values in [1, 3, 1000] {
-                let mut row: Vec<f32> = (0..len).map(|_| random.i32(..values) as f32).collect();
+                let mut row: Vec<f32> = (0..len).map(|_| random.i32(0..values) as f32).collect();
                 if len > 64 {
                     row[3] = f32::NAN;
                     row[40] = f32::NEG_INFINITY;
@@ -548,6 +645,36 @@ mod tests {
                         assert_eq!(kept[pair.column as usize], pair.similarity());
                     }
                     assert!(len <= 64 || kept[3].is_nan());
+                }
+            }
+        }
+    }
+
+    /// So many pairs that the list is cut short many times on the way.
+    #[test]
+    fn the_hardest_do_not_depend_on_the_order_of_rows() {
+        let (n, m) = (150, 400);
+        let mut random = fastrand::Rng::with_seed(2);
+        for values in [1, 3, 100_000] {
+            let s: Vec<f32> = (0..n * m).map(|_| random.i32(0..values) as f32 - 1.0).collect();
+            let candidate = |at: usize| Candidate {
+                rank: rank(s[at]),
+                row: (at / m) as u32,
+                column: (at % m) as u32,
+            };
+            let mut sorted: Vec<Candidate> = (0..n * m).map(candidate).collect();
+            sorted.sort_unstable();
+            let ascending: Vec<usize> = (0..n).collect();
+            let descending: Vec<usize> = (0..n).rev().collect();
+            let mut shuffled = ascending.clone();
+            random.shuffle(&mut shuffled);
+            for k in [1, 30, 5_000, n * m - 1, n * m, n * m + 1] {
+                for order in [&ascending, &descending, &shuffled] {
+                    let hardest = Hardest::of_everything(k).unwrap();
+                    order.iter().for_each(|&i| hardest.offer(i, &s[i * m..][..m]));
+                    let longest = hardest.found().capacity();
+                    assert!(longest <= (k.max(1 << 12) * 4).max(16 * m), "{k}: {longest}");
+                    assert!(hardest.sorted() == sorted[..k.min(n * m)], "{values} {k}");
                 }
             }
         }

@@ -213,6 +213,16 @@ impl Sweeper for Choosing<'_> {
     fn sweep<P: Pass>(&mut self, pass: &mut P) -> Vec<P::Row> {
         self.engine.sweep(self.prepared, pass, None)
     }
+
+    fn sample(&mut self, rows: usize) -> impl Iterator<Item = (usize, Vec<f32>)> {
+        let (x, y) = (&self.prepared.x, self.prepared.y());
+        (0..rows).map(move |at| {
+            let i = at * x.n / rows;
+            let mut row = vec![0.0; y.n];
+            product(&mut row, y.n, x.block(i, 1), y.block(0, y.n).transposed(), false);
+            (i, row)
+        })
+    }
 }
 
 impl CpuEngine {
@@ -244,7 +254,7 @@ impl CpuEngine {
             Mining::All => Mined::All,
             Mining::HardestPerRow(k) => Mined::PerRow(k),
             Mining::Hardest(k) => {
-                mining::hardest(&mut Choosing { engine: self, prepared }, pairs, k as u64, most)
+                mining::hardest(&mut Choosing { engine: self, prepared }, pairs, n, k, most)
             }
         })
     }

@@ -4,6 +4,11 @@
 //! row, then column; kernels/epilogue/select.cuh): one cut for the whole matrix, or one a row. The
 //! passes of a loss run as ever, with one more mask.
 //!
+//! The cut of a whole matrix is looked for in a sample first: a part of the tiles tells a window of
+//! the order that holds it in all likelihood; one pass over all tiles collects the window and counts
+//! what is harder, and if the cut is there it is found in that list. Else, and for cuts of rows, the
+//! tiles themselves are searched.
+//!
 //! A cut is found digit by digit, as in a radix sort: a pass over the tiles counts how many negatives
 //! there are of each digit, among those whose digits before are the cut's own, and the digit that
 //! holds the k-th is the next. Three passes tell the similarity of a whole matrix's cut, four that of
@@ -15,21 +20,32 @@
 
 mod lists;
 
+use lists::Found;
+use std::num::NonZero;
+
 use super::launch::mining::{
-    List, MATRIX_BITS, ROW_BITS, SEARCH_BYTES, SORT_BITS, Sample, Searches, Step, sort_counters,
-    tiles,
+    Above, List, MATRIX_BITS, ROW_BITS, SEARCH_BYTES, SORT_BITS, Sample, Searches, Step,
+    sort_counters, tiles,
 };
-use super::launch::{Address, Kind, Launcher, MINED, Operand, Pairs};
+use super::launch::{Address, Kind, Launcher, MINED, Operand, Pairs, Tile};
 use super::passes::{Embeddings, Input, Operands, Rows, Shape};
 use super::workspace::{Layout, Region};
 use crate::Result;
 use crate::loss::formula::Mining;
 
 pub(super) use super::launch::mining::CUT_BYTES;
-pub(super) use lists::{GradientPlan, ListsPlan, SavedList, Stages, Targets, Weights, stages};
+pub(super) use lists::{
+    GradientPlan, LIST_BYTES, ListsPlan, SavedList, Stages, Targets, Weights, stages,
+};
 
 /// Bytes of the counters where the caller sets no bound that asks for fewer.
 const COUNTER_BYTES: usize = 32 << 20;
+
+/// Pairs of the sample that tells where a cut may be, at most.
+const SAMPLE: usize = 1 << 20;
+
+/// Bytes of the list of a window, at most.
+const WINDOW_BYTES: usize = 192 << 20;
 
 /// Cuts of a problem.
 pub(super) fn groups(shape: &Shape) -> usize {
@@ -105,6 +121,114 @@ pub(super) struct CutsPlan {
     counters: Region,
     /// Rows that are counted at a time.
     rows: usize,
+    window: Option<WindowPlan>,
+}
+
+/// A window of the order of all pairs, told by a sample of the tiles.
+#[derive(Clone, Copy, Debug)]
+struct WindowPlan {
+    sample: Sample,
+    /// Ranks in the sample where the window begins and ends.
+    ranks: [u64; 2],
+    list: ListPlan,
+    count: Region,
+    lost: Region,
+    above: Region,
+    above_cut: Region,
+}
+
+impl WindowPlan {
+    /// `None` where there are too few tiles for a sample.
+    fn plan(layout: &mut Layout, shape: &Shape, tile: Tile, k: usize) -> Result<Option<Self>> {
+        let side = tile.side();
+        let across = shape.m.div_ceil(side);
+        let line = shape.n.div_ceil(side) * across;
+        let Some(stride) = stride(line, across, (SAMPLE / (side * side)).min(line / 16)) else {
+            return Ok(None);
+        };
+        let taken = line.div_ceil(stride);
+        // How far the rank in the sample may be off: chance, and a sixteenth for tiles that differ.
+        let rank = (k as f64 * taken as f64 / line as f64).ceil();
+        let off = rank / 16.0 + 4.0 * rank.sqrt() + 64.0;
+        let ranks = [(rank - off).max(0.0), rank + off];
+        let expected = (ranks[1] - ranks[0]) * stride as f64;
+        let capacity = (2.0 * expected) as usize;
+        if capacity.saturating_mul(12) > WINDOW_BYTES {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            sample: Sample::new(line, stride, 0),
+            ranks: ranks.map(|rank| rank as u64),
+            list: ListPlan::plan(layout, capacity.max(taken * side * side))?,
+            count: layout.take::<u64>(1)?,
+            lost: layout.take::<u32>(1)?,
+            above: layout.take::<u64>(1)?,
+            above_cut: layout.take::<[u8; CUT_BYTES]>(1)?,
+        }))
+    }
+
+    /// Finds the cut if the window holds it; leaves the search open if not. Safety as for
+    /// [`CutsPlan::find`].
+    #[allow(clippy::too_many_arguments)] // the operands and results of a pass
+    unsafe fn search(
+        &self,
+        launch: &Launcher<'_>,
+        shape: &Shape,
+        plan: &CutsPlan,
+        x: Operand,
+        y: Operand,
+        pairs: &Pairs,
+        search: Searches,
+        base: Address,
+    ) -> Result<()> {
+        let (kind, depth, counters) = (plan.kind, shape.d as u32, plan.counters.at(base));
+        let digits = Digits::of(shape);
+        let list = self.list.at(base, self.count.at(base));
+        let Mining::Hardest(k) = shape.mining else { return Ok(()) };
+        let (lost, above) = (self.lost.at(base), self.above.at(base));
+        let above = Above { cut: self.above_cut.at(base), count: above };
+        let pairs = &with_cuts(*pairs, shape, search.cuts);
+        let harder = Searches { cuts: above.cut, ..search };
+        let every = (0, shape.n as u32);
+        let all = Sample::new(tiles(kind.tile, shape.n as u32, shape.m as u32), 1, 0);
+        // SAFETY: as in `CutsPlan::search_tiles`.
+        unsafe {
+            let find = |search: Searches, words: u32| -> Result<()> {
+                for step in digits.steps().filter(|step| step.word < words) {
+                    launch.count_list(list, step, search, 0, counters)?;
+                    launch.choose(step, 1, counters, search)?;
+                }
+                Ok(())
+            };
+            launch.clear_words(list.count, 2)?;
+            launch.clear_words(above.count, 2)?;
+            // The sample, and the similarities where the window begins and ends.
+            launch.begin_search(k as u64, 0, 1, digits.above(), 0, search)?;
+            let none = Above::default();
+            launch.collect(kind, x, y, depth, pairs, every, self.sample, 0, none, list, 0, 0)?;
+            for (search, rank) in [harder, search].into_iter().zip(self.ranks) {
+                launch.begin_search(rank, 0, 1, digits.above(), 0, search)?;
+                find(search, 1)?;
+            }
+            launch.clear_words(list.count, 2)?;
+            launch.collect(kind, x, y, depth, pairs, every, all, 0, above, list, 0, 0)?;
+            launch.judge_window(list, above.count, k as u64, digits.above(), lost, search)?;
+            find(search, 3)?;
+            begin(launch, shape, rows(shape), lost, search)
+        }
+    }
+}
+
+/// A stride that takes about so many of `line` tiles, spread over the columns of the matrix; `None`
+/// where that is none.
+fn stride(line: usize, across: usize, tiles: usize) -> Option<usize> {
+    let least = line / NonZero::new(tiles)?;
+    // A multiple of the rows' length would see a few columns alone, a little more a diagonal.
+    let spread = |stride: &usize| {
+        let rest = stride % across;
+        across < 8 || (rest % 2 == 1 && (across / 4..across * 3 / 4).contains(&rest))
+    };
+    (least..least + 2 * across).find(spread).or(Some(least))
 }
 
 impl CutsPlan {
@@ -122,12 +246,21 @@ impl CutsPlan {
             Mining::Hardest(_) => (shape.n, 8 << MATRIX_BITS),
             Mining::HardestPerRow(_) => {
                 let most = if lean { 1 } else { COUNTER_BYTES / per_row / side };
-                let rows = (most * side).min(shape.n.next_multiple_of(side));
+                // The search of a list counts as many rows at a time as the list has.
+                let rows = shape.list.map_or(most * side, |stages| stages.rows);
+                let rows = rows.min(shape.n.next_multiple_of(side));
                 (rows, rows * per_row)
             }
         };
+        let window = match shape.mining {
+            Mining::Hardest(k) if !lean && shape.list.is_none() => {
+                WindowPlan::plan(layout, shape, kind.tile, k)?
+            }
+            _ => None,
+        };
         Ok(Some(Self {
             kind,
+            window,
             searches: layout.take::<[u8; SEARCH_BYTES]>(groups(shape))?,
             counters: layout.take::<u8>(counters)?,
             rows,
@@ -152,9 +285,14 @@ impl CutsPlan {
         let search = self.search(shape, cuts, base);
         // SAFETY: the caller's.
         unsafe {
-            begin(launch, shape, 0, search)?;
             self.clear(launch, shape, base)?;
-            self.search_tiles(launch, shape, x, y, pairs, search, base)
+            match &self.window {
+                None => begin(launch, shape, rows(shape), 0, search)?,
+                Some(window) => {
+                    window.search(launch, shape, self, x, y, pairs, search, base)?;
+                }
+            }
+            self.search_tiles(launch, shape, rows(shape), x, y, pairs, search, base)
         }
     }
 
@@ -174,13 +312,14 @@ impl CutsPlan {
         unsafe { launch.clear_words(self.counters.at(base), words) }
     }
 
-    /// The searches that are not over, by passes over the tiles. Safety as for
-    /// [`find`](Self::find).
+    /// The searches that are not over, by passes over the tiles; of these rows, where there is one
+    /// for each. Safety as for [`find`](Self::find).
     #[allow(clippy::too_many_arguments)] // the operands and results of a pass
     unsafe fn search_tiles(
         &self,
         launch: &Launcher<'_>,
         shape: &Shape,
+        rows: (usize, usize),
         x: Operand,
         y: Operand,
         pairs: &Pairs,
@@ -199,8 +338,8 @@ impl CutsPlan {
                 }
                 return Ok(());
             }
-            for first in (0..shape.n).step_by(self.rows) {
-                let end = (first + self.rows).min(shape.n);
+            for first in (rows.0..rows.1).step_by(self.rows) {
+                let end = (first + self.rows).min(rows.1);
                 let part = search.starting_at(first);
                 let (first, end) = (first as u32, end as u32);
                 for step in steps() {
@@ -214,10 +353,17 @@ impl CutsPlan {
     }
 }
 
-/// Begins the searches. Safety as for [`CutsPlan::find`].
+/// All rows, from the first to the end.
+fn rows(shape: &Shape) -> (usize, usize) {
+    (0, shape.n)
+}
+
+/// Begins the searches; of these rows, where there is one for each. Safety as for
+/// [`CutsPlan::find`].
 unsafe fn begin(
     launch: &Launcher<'_>,
     shape: &Shape,
+    (first, end): (usize, usize),
     gate: Address,
     search: Searches,
 ) -> Result<()> {
@@ -226,8 +372,10 @@ unsafe fn begin(
         Mining::Hardest(k) | Mining::HardestPerRow(k) => k as u64,
     };
     let above = Digits::of(shape).above();
+    let count = if search.by_row { end - first } else { 1 };
+    let to = search.starting_at(first);
     // SAFETY: the caller's.
-    unsafe { launch.begin_search(k, groups(shape) as u32, above, gate, search) }
+    unsafe { launch.begin_search(k, first as u32, count as u32, above, gate, to) }
 }
 
 /// Places of a list of pairs.
@@ -316,10 +464,17 @@ pub(super) struct TopKPlan {
     embeddings: Embeddings,
     cuts: CutsPlan,
     cut: Region,
-    lists: [ListPlan; 2],
-    count: Region,
-    counters: Region,
+    way: Way,
     pub bytes: usize,
+}
+
+/// How the pairs are come by.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// In stages.
+    Lists(ListsPlan),
+    /// From the cuts, by one pass more.
+    Cuts { lists: [ListPlan; 2], count: Region, counters: Region },
 }
 
 impl TopKPlan {
@@ -334,13 +489,17 @@ impl TopKPlan {
         let mut layout = Layout::default();
         let embeddings = Embeddings::plan(&mut layout, &operands, shape)?;
         let cut = layout.take::<[u8; CUT_BYTES]>(groups(shape))?;
-        let lists = [ListPlan::plan(&mut layout, pairs)?, ListPlan::plan(&mut layout, pairs)?];
-        let count = layout.take::<u64>(1)?;
-        let counters = layout.take::<u32>(sort_counters(pairs))?;
+        let way = match shape.list {
+            Some(stages) => Way::Lists(ListsPlan::plan(&mut layout, shape, stages)?),
+            None => Way::Cuts {
+                lists: [ListPlan::plan(&mut layout, pairs)?, ListPlan::plan(&mut layout, pairs)?],
+                count: layout.take::<u64>(1)?,
+                counters: layout.take::<u32>(sort_counters(pairs))?,
+            },
+        };
         let cuts = CutsPlan::plan(&mut layout, shape, kind, lean)?;
         let cuts = cuts.expect("a shape with mining");
-        let bytes = layout.bytes();
-        Ok(Self { operands, embeddings, cuts, cut, lists, count, counters, bytes })
+        Ok(Self { operands, embeddings, cuts, cut, way, bytes: layout.bytes() })
     }
 
     /// `values`, `rows`, `columns`: of all pairs; `rows` may be 0 where each row has its own.
@@ -358,18 +517,26 @@ impl TopKPlan {
     ) -> Result<()> {
         let shape = &input.shape;
         let Shape { n, m, d, .. } = *shape;
-        let count = self.count.at(base);
-        let [list, other] = self.lists.map(|list| list.at(base, count));
-        let by: &[By] = match shape.mining {
-            Mining::HardestPerRow(_) => &[By::Row, By::Similarity, By::Column],
-            _ => &[By::Similarity, By::Row, By::Column],
+        let (by, each): (&[By], _) = match shape.mining {
+            Mining::HardestPerRow(k) => (&[By::Row, By::Similarity, By::Column], k),
+            _ => (&[By::Similarity, By::Row, By::Column], 0),
         };
-        let steps = sort_steps(by, n, m);
-        // What is not asked for goes where nothing is read from any more.
-        let row = if rows == 0 { None } else { Some(rows) };
-        let moves = sort_steps(by, n, m).count();
-        let last = if moves % 2 == 1 { other } else { list };
-        let to = List { similarity: values, row: row.unwrap_or(last.row), column: columns, ..list };
+        // Sorts a list by way of another, into the results of the rows from `first` on.
+        let finish = |first: usize, list: List, other: List, counters: Address| -> Result<()> {
+            let steps = sort_steps(by, n, m);
+            // What is not asked for goes where nothing is read from any more.
+            let moves = sort_steps(by, n, m).count();
+            let last = if moves % 2 == 1 { other } else { list };
+            let offset = (first * each) as u64 * 4;
+            let to = List {
+                similarity: values + offset,
+                row: if rows == 0 { last.row } else { rows + offset },
+                column: columns + offset,
+                ..list
+            };
+            // SAFETY: the results are as long as the list.
+            unsafe { sort(launch, list, [other, list], to, steps, counters) }
+        };
         let pairs = Pairs::new(n, m);
         let cut = self.cut.at(base);
         // SAFETY: regions of the plan are as large as its sizes say; the cuts include exactly as
@@ -377,13 +544,29 @@ impl TopKPlan {
         unsafe {
             let Rows { x, y } =
                 Rows::prepare(&self.operands, &self.embeddings, launch, input, base)?;
-            self.cuts.find(launch, shape, x, y, &pairs, cut, base)?;
-            let pairs = with_cuts(pairs, shape, cut);
-            launch.clear_words(count, 2)?;
-            let (kind, depth) = (self.cuts.kind, d as u32);
-            let all = Sample::new(tiles(kind.tile, n as u32, m as u32), 1, 0);
-            launch.collect(kind, x, y, depth, &pairs, all, 0, list, 0, 0)?;
-            sort(launch, list, [other, list], to, steps, self.counters.at(base))
+            match &self.way {
+                Way::Lists(lists) => {
+                    let count = lists.count.at(base);
+                    let found = Found { cuts: cut, count, poison: 0, positive: 0 };
+                    let counters = lists.counters.at(base);
+                    let cuts = &self.cuts;
+                    lists.mine(launch, shape, x, y, &pairs, cuts, found, base, |rows, one, two| {
+                        finish(rows.0, one, two, counters)
+                    })
+                }
+                Way::Cuts { lists, count, counters } => {
+                    let count = count.at(base);
+                    let [list, other] = lists.map(|list| list.at(base, count));
+                    self.cuts.find(launch, shape, x, y, &pairs, cut, base)?;
+                    let pairs = with_cuts(pairs, shape, cut);
+                    launch.clear_words(count, 2)?;
+                    let (kind, depth) = (self.cuts.kind, d as u32);
+                    let all = Sample::new(tiles(kind.tile, n as u32, m as u32), 1, 0);
+                    let (every, none) = ((0, n as u32), Above::default());
+                    launch.collect(kind, x, y, depth, &pairs, every, all, 0, none, list, 0, 0)?;
+                    finish(0, list, other, counters.at(base))
+                }
+            }
         }
     }
 }

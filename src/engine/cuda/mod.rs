@@ -9,6 +9,21 @@
 //! statistics come from pools and go back when dropped. From the second step of a size on nothing is
 //! allocated. [`CudaEngine::with_workspace_bound`] limits the scratch memory.
 //!
+//! # Mining
+//! Few mined pairs are a list, collected in the one pass over the n·m pairs that a loss makes anyway;
+//! their gradient costs their number times d, with no pass at all, unless labels say what is positive
+//! or the rows of [`Mining::HardestPerRow`] had to be mined some at a time. Few means that the lists
+//! collected on the way, of 10 to 30 times the mined pairs, take at most half as many places as there
+//! are pairs, and 192 MiB (of some rows at a time, where each row is mined for itself).
+//!
+//! More pairs are told by a threshold, which costs passes of its own: one for the hardest of the whole
+//! matrix, four for those of each row. Loss and gradients then run as without mining.
+//!
+//! Where data make a list overflow or a guess fail (many equal similarities at the place that counts,
+//! the hardest pairs all together), three to seven more passes find the same set. That is decided on
+//! the device, by launches that are always made and end at once where they are not needed: nothing
+//! waits for the host, and a captured graph is right whatever data it is replayed on.
+//!
 //! # CUDA graphs
 //! A step can be captured once a step of the same size has run. cudarc orders streams by events of
 //! its own, which a capture refuses when they were recorded before it: call
@@ -75,7 +90,8 @@ pub struct CudaEngine {
     tile: Option<Tile>,
 }
 
-/// What a backward pass needs of a forward pass: seven numbers a row at most.
+/// What a backward pass needs of a forward pass: seven numbers a row at most; with mining four more
+/// a row, and three a mined pair where these are kept as a list.
 #[derive(Debug)]
 pub struct Statistics {
     memory: Buffer,
@@ -129,8 +145,8 @@ impl CudaEngine {
     }
 
     /// Limits the scratch memory of a call, in bytes; calls make do with less where they can, and
-    /// fail before anything is launched where they cannot. Statistics (28 bytes a row) and results
-    /// do not count.
+    /// fail before anything is launched where they cannot. Statistics (28 bytes a row; with mining 16
+    /// more a row, and 12 a mined pair where these are kept as a list) and results do not count.
     #[must_use]
     pub fn with_workspace_bound(mut self, bytes: usize) -> Self {
         self.bound = bytes;
@@ -148,8 +164,9 @@ impl CudaEngine {
     }
 
     /// The smallest bound under which every call of the crate works for anchors n×d and candidates
-    /// m×d, whatever the loss and its options. More makes gradients faster, up to about 128 MiB
-    /// above it.
+    /// m×d, whatever the loss and its options; but for [`crate::ops::top_k`], which needs 24 bytes a
+    /// pair of its result on top. More makes gradients faster, up to about 128 MiB above it, and
+    /// mining, up to about 256 MiB.
     ///
     /// # Errors
     /// If no address space could hold it.
@@ -172,7 +189,7 @@ impl CudaEngine {
                     // One pass is for those that are not mined.
                     mining: if diagonal { Mining::All } else { Mining::HardestPerRow(1) },
                     normalize: true,
-                    list: false,
+                    list: None,
                 };
                 // Forward and backward together, and each alone.
                 for (forward, backward) in
@@ -380,7 +397,7 @@ impl CudaEngine {
         // Whatever the alignment: only shapes decide about what is saved.
         let planner = self.planner(self.operands(T::DTYPE, problem.normalize, false, false));
         let shape = planner.with_list(shape(problem));
-        let (places, bytes) = Saved::plan(&planner, &shape)?;
+        let (places, bytes) = Saved::plan(&shape)?;
         Ok(Statistics { memory: self.private.take(bytes.div_ceil(4))?, places, shape })
     }
 }
@@ -418,7 +435,7 @@ fn shape<T: Element>(problem: &Problem<'_, Cuda, T>) -> Shape {
         scope: problem.scope,
         mining: problem.mining,
         normalize: problem.normalize,
-        list: false,
+        list: None,
     }
 }
 
@@ -514,7 +531,7 @@ fn every_pair(
         scope,
         mining: Mining::All,
         normalize: false,
-        list: false,
+        list: None,
     };
     let (weighting, reduction) = (crate::Weighting::Analytic, crate::Reduction::Sum);
     Input { shape, x, y, pairs: Pairs::new(n, m), scale, weighting, reduction }
@@ -720,8 +737,9 @@ impl Engine for CudaEngine {
             let (x, y) = (guards.operand(x), guards.operand(y));
             let mut input = every_pair((x, n), (y, m), d, (1.0, 0), scope);
             input.shape.mining = mining;
-            let plan =
-                self.planner(self.operands_of::<T>(&input)).top_k(&input.shape, pairs)?;
+            let planner = self.planner(self.operands_of::<T>(&input));
+            input.shape.list = planner.stages(&input.shape);
+            let plan = planner.top_k(&input.shape, pairs)?;
             let base = self.slab.reserve(&stream, plan.bytes)?;
             let (values, columns) = (guards.write(&mut values), guards.write(&mut columns));
             let rows = rows.as_mut().map_or(0, |rows| guards.write(rows));

@@ -10,7 +10,7 @@ use super::launch::{
     TOTALS_BYTES, Tile, TileSums, Walk, weight_blocks,
 };
 use super::mining::{
-    self, CutsPlan, GradientPlan, ListsPlan, SavedList, Targets, TopKPlan, Weights,
+    self, CutsPlan, GradientPlan, ListsPlan, SavedList, Stages, Targets, TopKPlan, Weights,
 };
 use super::workspace::{Layout, Region};
 use crate::loss::formula::{Mining, Reduction, Scope, Weighting};
@@ -39,8 +39,8 @@ pub(super) struct Shape {
     pub scope: Scope,
     pub mining: Mining,
     pub normalize: bool,
-    /// Whether the mined pairs are kept as a list.
-    pub list: bool,
+    /// The stages of a list, where the mined pairs are few.
+    pub list: Option<Stages>,
 }
 
 impl Shape {
@@ -264,9 +264,9 @@ pub(super) struct Saved {
 
 impl Saved {
     /// Its places, and its size in bytes.
-    pub fn plan(planner: &Planner, shape: &Shape) -> Result<(Self, usize)> {
+    pub fn plan(shape: &Shape) -> Result<(Self, usize)> {
         let mut layout = Layout::default();
-        let stages = planner.stages(shape);
+        let stages = shape.list;
         let groups = shape.groups();
         let saved = Self {
             scale: layout.take::<f32>(1)?,
@@ -276,7 +276,10 @@ impl Saved {
             log2_sum: layout.take::<f32>(groups)?,
             terms: layout.take::<[u8; TERMS_BYTES]>(shape.n)?,
             cuts: layout.take::<[u8; mining::CUT_BYTES]>(mining::groups(shape))?,
-            list: stages.map(|stages| SavedList::plan(&mut layout, stages)).transpose()?,
+            list: stages
+                .filter(|stages| stages.kept)
+                .map(|stages| SavedList::plan(&mut layout, stages))
+                .transpose()?,
         };
         Ok((saved, layout.bytes()))
     }
@@ -312,7 +315,7 @@ impl RowGroups {
         let kind = planner.kind(planner.tile(n, m));
         let walk = planner.walk(kind.tile, n, m);
         let partials = walk.splits * kind.parts();
-        let partial = if shape.list { 0 } else { n * partials as usize };
+        let partial = if shape.list.is_some() { 0 } else { n * partials as usize };
         let matrix = shape.scope == Scope::Matrix;
         let rows = if matrix { n } else { 0 };
         let chunks = if matrix { n.div_ceil(chunk(n)) } else { 0 };
@@ -360,7 +363,7 @@ impl ForwardPlan {
         let kind = groups.kind;
         let ranges = KeyRanges::plan(layout, shape, kind.tile)?;
         let cuts = CutsPlan::plan(layout, shape, kind, lean)?;
-        let stages = planner.stages(shape);
+        let stages = shape.list;
         let lists = stages.map(|stages| ListsPlan::plan(layout, shape, stages)).transpose()?;
         let terms_ranges = match kind.tile {
             Tile::Small => ranges,
@@ -438,8 +441,7 @@ impl BackwardPlan {
         };
         let x = layout.take::<f32>(embeddings(wanted.x, n))?;
         let y = layout.take::<f32>(embeddings(wanted.y, m))?;
-        // With labels, positives are too many for a list.
-        let stages = planner.stages(shape).filter(|_| !shape.has(LABELED));
+        let stages = shape.list.filter(|stages| stages.kept);
         let list = stages.map(|stages| GradientPlan::plan(layout, shape, stages)).transpose()?;
         let products = (wanted.x || wanted.y) && list.is_none();
         let panel = if products {
@@ -640,17 +642,16 @@ impl Planner {
 
     /// The shape with mined pairs in a list, where they are few and the bound allows it.
     pub fn with_list(&self, shape: Shape) -> Shape {
-        let list = Shape { list: true, ..shape };
-        if self.stages(&list).is_none() {
-            return shape;
-        }
+        let list = Shape { list: self.stages(&shape), ..shape };
         let wanted = Wanted { x: true, y: true, scale: true };
-        let fits = self.plan(&list, true, Some(wanted)).is_ok_and(|plan| plan.bytes <= self.bound);
+        let fits = list.list.is_some() && self.plan(&list, true, Some(wanted)).is_ok();
         if fits { list } else { shape }
     }
 
-    fn stages(&self, shape: &Shape) -> Option<mining::Stages> {
-        if shape.list { mining::stages(shape, self.tile(shape.n, shape.m)) } else { None }
+    /// The stages by which the pairs are mined, where they are few.
+    pub fn stages(&self, shape: &Shape) -> Option<Stages> {
+        let bytes = mining::LIST_BYTES.min(self.bound / 8);
+        mining::stages(shape, self.tile(shape.n, shape.m), bytes)
     }
 
     /// Plans a selection of so many pairs, of a shape without positives.
@@ -664,6 +665,7 @@ impl Planner {
         if plan.bytes <= self.bound {
             return Ok(plan);
         }
+        let shape = &Shape { list: None, ..*shape };
         let plan = TopKPlan::plan(operands, shape, kind, pairs, true)?;
         if plan.bytes > self.bound {
             return Err(Error::WorkspaceTooSmall { needed: plan.bytes, bound: self.bound });
@@ -972,9 +974,8 @@ impl Pass<'_> {
         let (launch, Rows { x, y }) = (&self.launch, rows);
         // SAFETY: as in `forward`.
         unsafe {
-            if let (Some(lists), Some(cuts), Some(saved)) =
-                (&plan.lists, &plan.cuts, &self.saved.list)
-            {
+            if let (Some(lists), Some(cuts)) = (&plan.lists, &plan.cuts) {
+                let saved = self.saved.list.as_ref();
                 let each = if groups.stride == 1 { groups } else { plan.groups.each(base) };
                 let targets = Targets { cuts: to, saved: self.saved_base, positive, rows: each };
                 lists.run(launch, shape, x, y, &pairs, scale, cuts, saved, targets, base)?;
@@ -1436,7 +1437,7 @@ mod tests {
             scope: Scope::Matrix,
             mining: Mining::All,
             normalize: true,
-            list: false,
+            list: None,
         }
     }
 
@@ -1483,6 +1484,23 @@ mod tests {
         }
         assert!(planner(needed - 1).plan(&shape, false, Some(ALL)).is_err());
     }
+
+    #[test]
+    fn lists_are_cut_to_the_bound() {
+        let mined = Shape { mining: Mining::HardestPerRow(2), flags: IDS, ..shape(140, 139, 6) };
+        let planner = |bound| Planner { multiprocessors: 108, ..planner(bound) };
+        for (bound, list, kept) in
+            [(usize::MAX, true, true), (PANELS, true, false), (1, false, false)]
+        {
+            let planner = planner(bound);
+            let given = planner.with_list(mined);
+            assert_eq!(given.list.is_some(), list);
+            assert_eq!(given.list.is_some_and(|stages| stages.kept), kept);
+        }
+    }
+
+    /// The bound of the test of panels in tests/cuda_mining.rs.
+    const PANELS: usize = 400_000;
 
     #[test]
     fn walks_cover_every_tile_once() {

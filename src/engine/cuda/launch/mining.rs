@@ -65,15 +65,25 @@ impl Sample {
 
 // SAFETY: plain data laid out as C lays it out, field by field as in the kernels' headers.
 unsafe impl DeviceRepr for Step {}
+/// Twin of Above (kernels/mining.cu): a cut, or 0, and a u64 that counts what it includes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::engine::cuda) struct Above {
+    pub cut: Address,
+    pub count: Address,
+}
+
+// SAFETY: as above.
+unsafe impl DeviceRepr for Above {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for List {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Sample {}
 
-/// Blocks of a kernel that goes through a list: 16 pairs a thread, so that a block's counters are
+/// Blocks of a kernel that goes through a list: 32 pairs a thread, so that a block's counters are
 /// worth their clearing; not more than any chip holds.
 fn list_blocks(list: &List) -> usize {
-    blocks((list.capacity as usize).div_ceil(16)).min(2048)
+    blocks((list.capacity as usize).div_ceil(32)).min(2048)
 }
 
 /// Pairs that a block of the sort takes (kernels/lists.cu).
@@ -114,11 +124,12 @@ impl Launcher<'_> {
         &kind.kernels(self.table).mining
     }
 
-    /// Begins searches for the k hardest of `count` groups. `above`: the bits of ~row and ~column
+    /// Begins searches for the k hardest of `count` groups, rows from `first` on. `above`: the bits of ~row and ~column
     /// that no digit covers. Nothing is done where `gate` is not 0 and a 0 stands there.
     pub unsafe fn begin_search(
         &self,
         k: u64,
+        first: u32,
         count: u32,
         above: (u32, u32),
         gate: Address,
@@ -130,8 +141,8 @@ impl Launcher<'_> {
         let (row, column) = above;
         let Searches { searches, cuts, .. } = to;
         launch!(
-            self, function, grid, THREADS, &k, &count, &by_row, &row, &column, &gate, &searches,
-            &cuts
+            self, function, grid, THREADS, &k, &first, &count, &by_row, &row, &column, &gate,
+            &searches, &cuts
         )
     }
 
@@ -224,8 +235,10 @@ impl Launcher<'_> {
         launch!(self, function, count as usize, threads, &step, &counters, &searches, &cuts)
     }
 
-    /// Adds the negatives of the sample's tiles that their cuts include to a list, in any order. The
-    /// lines of the sample are rows of tiles or the whole matrix. Nothing is done where `gate` is not 0 and a 0 stands there. `pairs` with cuts, not MINED,
+    /// Adds the negatives of some rows that their cuts include to a list, in any order: those of the
+    /// sample's tiles, whose lines are rows of tiles or all of them. The first row is a multiple of
+    /// the tile's side, the end another, or the last row's. What `above` includes is counted
+    /// and not added. Nothing is done where `gate` is not 0 and a 0 stands there. `pairs` with cuts, not MINED,
     /// ranges per side of the tile. `poison`: rows u32, NaN's bits set where a row is not finite;
     /// `positive`: rows f32, as [`Launcher::stats`] leaves them; either may be 0.
     pub unsafe fn collect(
@@ -235,14 +248,16 @@ impl Launcher<'_> {
         y: Operand,
         depth: u32,
         pairs: &Pairs,
+        (first, end): (u32, u32),
         sample: Sample,
         gate: Address,
+        above: Above,
         list: List,
         poison: Address,
         positive: Address,
     ) -> Result<()> {
         let function = &self.mining(kind).collect;
-        let grid = sample.count(tiles(kind.tile, pairs.rows, pairs.columns));
+        let grid = sample.count(tiles(kind.tile, end - first, pairs.columns));
         launch!(
             self,
             function,
@@ -252,8 +267,10 @@ impl Launcher<'_> {
             &y,
             &depth,
             pairs,
+            &first,
             &sample,
             &gate,
+            &above,
             &list,
             &poison,
             &positive
@@ -272,25 +289,45 @@ impl Launcher<'_> {
         launch!(self, &kernels.sort_move, chunks, THREADS, &from, &to, &step, &counters)
     }
 
-    /// As [`Launcher::count_matrix`] and [`Launcher::count_rows`], of the pairs of a list, all rows
-    /// at once.
+    /// As [`Launcher::count_matrix`] and [`Launcher::count_rows`], of the pairs of a list;
+    /// `counters` of rows from `first` on.
     pub unsafe fn count_list(
         &self,
         list: List,
         step: Step,
         search: Searches,
+        first: u32,
         counters: Address,
     ) -> Result<()> {
-        let kernels = &self.table.mining;
-        let function =
-            if search.by_row { &kernels.count_list_rows } else { &kernels.count_list_matrix };
-        let searches = search.searches;
-        launch!(self, function, list_blocks(&list), THREADS, &list, &step, &searches, &counters)
+        let (kernels, searches) = (&self.table.mining, search.searches);
+        let grid = list_blocks(&list);
+        if !search.by_row {
+            let function = &kernels.count_list_matrix;
+            return launch!(self, function, grid, THREADS, &list, &step, &searches, &counters);
+        }
+        let function = &kernels.count_list_rows;
+        launch!(self, function, grid, THREADS, &list, &step, &searches, &first, &counters)
     }
 
     /// `lost` (one u32) = whether the list has lost pairs; it begins anew then.
     pub unsafe fn judge_list(&self, list: List, lost: Address) -> Result<()> {
         launch!(self, &self.table.mining.judge_list, 1, 1, &list, &lost)
+    }
+
+    /// Begins the search in a list for the k-th pair, `above` (one u64) being harder than all of it;
+    /// or, where it is not there, says so in `lost`, with no search open and the list begun anew.
+    pub unsafe fn judge_window(
+        &self,
+        list: List,
+        above: Address,
+        k: u64,
+        bits: (u32, u32),
+        lost: Address,
+        search: Searches,
+    ) -> Result<()> {
+        let function = &self.table.mining.judge_window;
+        let ((row, column), Searches { searches, cuts, .. }) = (bits, search);
+        launch!(self, function, 1, 1, &list, &above, &k, &row, &column, &lost, &searches, &cuts)
     }
 
     /// Adds the pairs that their cuts include to `to`, in any order.
@@ -300,17 +337,18 @@ impl Launcher<'_> {
         launch!(self, function, list_blocks(&from), THREADS, &from, &cuts, &stride, &to)
     }
 
-    /// `starts`: groups + 1 u32, of a list sorted by row or by column.
+    /// `starts`: groups + 1 u32, of a list sorted by row or by column; groups from `first` on.
     pub unsafe fn list_starts(
         &self,
         list: List,
         by_row: bool,
+        first: u32,
         groups: u32,
         starts: Address,
     ) -> Result<()> {
         let function = &self.table.mining.list_starts;
         let (grid, by_row) = (blocks(groups as usize + 1), i32::from(by_row));
-        launch!(self, function, grid, THREADS, &list, &by_row, &groups, &starts)
+        launch!(self, function, grid, THREADS, &list, &by_row, &first, &groups, &starts)
     }
 
     /// The groups of every row, of a list sorted by rows; `groups.log2_sum` may be 0.

@@ -7,9 +7,14 @@
 //! list (many equal similarities, or the hardest where no stage looked but the last), the cuts are
 //! searched by passes over all tiles and the pairs collected anew: slower, and just as exact. All
 //! these launches are always made, and end at once where they are not needed.
+//!
+//! Where each row has its own cut, rows are mined in panels if the list would be too long for all;
+//! the mined pairs are not kept then, and the gradient is computed from the cuts.
 
-use super::super::launch::mining::{List, Sample, sort_counters, tiles};
-use super::super::launch::{Address, Coefficients, Groups, Launcher, Operand, Output, Pairs, Tile};
+use super::super::launch::mining::{Above, List, Sample, Step, sort_counters};
+use super::super::launch::{
+    Address, Coefficients, Groups, LABELED, Launcher, Operand, Output, Pairs, Tile,
+};
 use super::super::passes::Shape;
 use super::super::workspace::{Layout, Region};
 use super::{
@@ -18,8 +23,8 @@ use super::{
 use crate::Result;
 use crate::loss::formula::Mining;
 
-/// Bytes of the list that the stages collect, at most.
-const LIST_BYTES: usize = 192 << 20;
+/// Bytes of the list that the stages collect, at most; less where the caller sets a bound.
+pub(in super::super) const LIST_BYTES: usize = 192 << 20;
 
 /// Each stage sees so many times the tiles of all before it and itself together.
 const RATIO: usize = 5;
@@ -30,30 +35,33 @@ pub(in super::super) struct Stages {
     /// Tiles of a line: all, or those of a row of tiles.
     line: usize,
     count: u32,
-    /// Pairs that the stages may collect.
+    /// Rows that are mined at a time: all, or some where each has its own cut.
+    pub rows: usize,
+    /// Pairs that the stages may collect of these rows.
     capacity: usize,
-    /// Pairs that are mined, at most.
+    /// Pairs of them that are mined, at most.
     mined: usize,
+    /// Whether the mined pairs are kept for the gradient.
+    pub kept: bool,
 }
 
-/// The stages by which few pairs are mined; `None` where there is no mining, or of too many pairs.
-pub(in super::super) fn stages(shape: &Shape, tile: Tile) -> Option<Stages> {
+/// The stages by which few pairs are mined, with a list of so many bytes at most; `None` where there
+/// is no mining, or of too many pairs.
+pub(in super::super) fn stages(shape: &Shape, tile: Tile, list_bytes: usize) -> Option<Stages> {
     let Shape { n, m, .. } = *shape;
     let side = tile.side();
     let across = m.div_ceil(side);
     let pairs = n.checked_mul(m)?;
-    // Lines, pairs of a tile in one of their groups, groups.
-    let (line, cell, groups, k, most) = match shape.mining {
+    // Tiles of a line, pairs of a tile in one of their groups, the most pairs of a group.
+    let (line, cell, k, most, by_row) = match shape.mining {
         Mining::All => return None,
-        Mining::Hardest(k) => (across * n.div_ceil(side), side * side, 1, k, pairs),
-        Mining::HardestPerRow(k) => (across, side, n, k, m),
+        Mining::Hardest(k) => (across * n.div_ceil(side), side * side, k, pairs, false),
+        Mining::HardestPerRow(k) => (across, side, k, m, true),
     };
-    if groups > 1 && groups << (ROW_BITS + 2) > COUNTER_BYTES {
-        return None;
-    }
-    // A first stage of twice as many pairs as are mined has a cut worth something.
+    // A first stage of twice as many pairs as are mined has a cut worth something. Every later one
+    // has a tile, since the one before has not all.
     let (mut count, mut stride) = (1, 1);
-    while stride * RATIO <= line
+    while line.div_ceil(stride) > 1
         && line.div_ceil(stride * RATIO).checked_mul(cell)? >= k.checked_mul(2)?
     {
         stride *= RATIO;
@@ -62,10 +70,25 @@ pub(in super::super) fn stages(shape: &Shape, tile: Tile) -> Option<Stages> {
     let first = line.div_ceil(stride).checked_mul(cell)?.min(most);
     let later = (count as usize - 1).checked_mul(k.checked_mul(2 * (RATIO - 1))?)?;
     let slack = 1024 * (count as usize - 1);
-    let capacity = groups.checked_mul(first.checked_add(later)?)?.checked_add(slack)?;
-    let few = capacity.checked_mul(2)? <= pairs && capacity.checked_mul(12)? <= LIST_BYTES;
+    let each = first.checked_add(later)?;
+    // Rows whose pairs the list holds and whose counters there are.
+    let rows = match by_row {
+        false => n,
+        true => {
+            let most = (list_bytes / 12).checked_sub(slack)? / each;
+            (most.min(COUNTER_BYTES >> (ROW_BITS + 2)) / side * side).min(n)
+        }
+    };
+    if rows == 0 {
+        return None;
+    }
+    let groups = if by_row { rows } else { 1 };
+    let capacity = groups.checked_mul(each)?.checked_add(slack)?;
+    let few = capacity.checked_mul(2)? <= rows * m && capacity.checked_mul(12)? <= list_bytes;
     let mined = groups.checked_mul(k.min(most))?;
-    few.then_some(Stages { line, count, capacity, mined })
+    // With labels, the gradient has positives too many for a list.
+    let kept = rows == n && shape.flags & LABELED == 0;
+    few.then_some(Stages { line, count, rows, capacity, mined, kept })
 }
 
 /// The mined pairs, sorted by row, then column: what backward needs of them.
@@ -90,10 +113,13 @@ impl SavedList {
 pub(in super::super) struct ListsPlan {
     stages: Stages,
     wide: ListPlan,
-    kept: [ListPlan; 2],
+    /// Two to sort by way of, and one for the result where it is not kept.
+    mined: [ListPlan; 2],
+    sorted: Option<ListPlan>,
+    pub(super) count: Region,
     wide_count: Region,
     lost: Region,
-    counters: Region,
+    pub(super) counters: Region,
     starts: Region,
     poison: Region,
 }
@@ -112,15 +138,19 @@ pub(in super::super) struct Targets {
 
 impl ListsPlan {
     pub fn plan(layout: &mut Layout, shape: &Shape, stages: Stages) -> Result<Self> {
-        let kept = [ListPlan::plan(layout, stages.mined)?, ListPlan::plan(layout, stages.mined)?];
+        let mut list = || ListPlan::plan(layout, stages.mined);
+        let mined = [list()?, list()?];
+        let sorted = if stages.kept { None } else { Some(list()?) };
         Ok(Self {
             stages,
+            mined,
+            sorted,
+            count: layout.take::<u64>(1)?,
             wide: ListPlan::plan(layout, stages.capacity)?,
-            kept,
             wide_count: layout.take::<u64>(1)?,
             lost: layout.take::<u32>(1)?,
             counters: layout.take::<u32>(sort_counters(stages.mined))?,
-            starts: layout.take::<u32>(shape.n + 1)?,
+            starts: layout.take::<u32>(stages.rows + 1)?,
             poison: layout.take::<u32>(shape.n)?,
         })
     }
@@ -140,58 +170,118 @@ impl ListsPlan {
         pairs: &Pairs,
         scale: Address,
         cuts: &CutsPlan,
-        saved: &SavedList,
+        saved: Option<&SavedList>,
         to: Targets,
         base: Address,
     ) -> Result<()> {
+        let Shape { n, m, .. } = *shape;
+        let sorted = match (saved, &self.sorted) {
+            (Some(saved), None) => saved.at(to.saved),
+            (_, sorted) => sorted.unwrap_or(self.mined[0]).at(base, self.count.at(base)),
+        };
+        let (poison, starts) = (self.poison.at(base), self.starts.at(base));
+        let found = Found { cuts: to.cuts, count: sorted.count, poison, positive: to.positive };
+        // SAFETY: regions of the plans are as large as their sizes say; every kernel reads what one
+        // before it wrote.
+        unsafe {
+            launch.clear_words(poison, n as u64)?;
+            self.mine(launch, shape, x, y, pairs, cuts, found, base, |rows, mined, other| {
+                let (first, end) = rows;
+                let (count, offset) = ((end - first) as u32, first as u64 * 4);
+                let steps = sort_steps(&[By::Row, By::Column], n, m);
+                sort(launch, mined, [other, mined], sorted, steps, self.counters.at(base))?;
+                launch.list_starts(sorted, true, first as u32, count, starts)?;
+                let Groups { maximum, sum, log2_sum, .. } = to.rows;
+                let groups = Groups {
+                    maximum: maximum + offset,
+                    sum: sum + offset,
+                    log2_sum: if log2_sum == 0 { 0 } else { log2_sum + offset },
+                    ..to.rows
+                };
+                launch.list_groups(sorted, starts, count, poison + offset, scale, groups)
+            })
+        }
+    }
+
+    /// Mines the rows that belong together, one panel after the other, and hands each panel's pairs
+    /// on, in any order: its rows, the list, and another of its length to sort by way of.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run).
+    #[allow(clippy::too_many_arguments)] // the operands and results of a pass
+    pub(super) unsafe fn mine(
+        &self,
+        launch: &Launcher<'_>,
+        shape: &Shape,
+        x: Operand,
+        y: Operand,
+        pairs: &Pairs,
+        cuts: &CutsPlan,
+        to: Found,
+        base: Address,
+        mut then: impl FnMut((usize, usize), List, List) -> Result<()>,
+    ) -> Result<()> {
         let Shape { n, m, d, .. } = *shape;
         let (kind, depth) = (cuts.kind, d as u32);
+        let across = m.div_ceil(kind.tile.side());
         let search = cuts.search(shape, to.cuts, base);
         let pairs = &with_cuts(*pairs, shape, to.cuts);
         let lost = self.lost.at(base);
         let wide = self.wide.at(base, self.wide_count.at(base));
-        let sorted = saved.at(to.saved);
-        let [kept, other] = self.kept.map(|list| list.at(base, sorted.count));
-        let (poison, starts) = (self.poison.at(base), self.starts.at(base));
-        // SAFETY: regions of the plans are as large as their sizes say; every kernel reads what one
-        // before it wrote.
-        unsafe {
-            launch.clear_words(wide.count, 2)?;
-            launch.clear_words(sorted.count, 2)?;
-            launch.clear_words(poison, n as u64)?;
-            cuts.clear(launch, shape, base)?;
-            begin(launch, shape, 0, search)?;
-            for stage in (0..self.stages.count).rev() {
-                let first = stage + 1 == self.stages.count;
-                let skip = if first { 0 } else { RATIO };
-                let sample = Sample::new(self.stages.line, RATIO.pow(stage), skip);
-                let positive = to.positive;
-                launch.collect(kind, x, y, depth, pairs, sample, 0, wide, poison, positive)?;
-                // Between stages the similarity will do.
-                let steps = Digits::of(shape).steps().filter(|step| stage == 0 || step.word == 0);
-                begin(launch, shape, 0, search)?;
-                for step in steps {
-                    launch.count_list(wide, step, search, cuts.counters.at(base))?;
-                    launch.choose(
-                        step,
-                        super::groups(shape) as u32,
-                        cuts.counters.at(base),
-                        search,
-                    )?;
-                }
+        let [mined, other] = self.mined.map(|list| list.at(base, to.count));
+        let (counters, none) = (cuts.counters.at(base), Above::default());
+        let collect = |rows: (usize, usize), sample, gate, poison, positive| {
+            let rows = (rows.0 as u32, rows.1 as u32);
+            // SAFETY: as below.
+            unsafe {
+                launch.collect(
+                    kind, x, y, depth, pairs, rows, sample, gate, none, wide, poison, positive,
+                )
             }
-            launch.judge_list(wide, lost)?;
-            begin(launch, shape, lost, search)?;
-            cuts.search_tiles(launch, shape, x, y, pairs, search, base)?;
-            let all = Sample::new(tiles(kind.tile, n as u32, m as u32), 1, 0);
-            launch.collect(kind, x, y, depth, pairs, all, lost, wide, 0, 0)?;
-            launch.keep_mined(wide, search, kept)?;
-            let steps = sort_steps(&[By::Row, By::Column], n, m);
-            sort(launch, kept, [other, kept], sorted, steps, self.counters.at(base))?;
-            launch.list_starts(sorted, true, n as u32, starts)?;
-            launch.list_groups(sorted, starts, n as u32, poison, scale, to.rows)
+        };
+        // SAFETY: as in `run`.
+        unsafe {
+            cuts.clear(launch, shape, base)?;
+            for first in (0..n).step_by(self.stages.rows) {
+                let rows = (first, (first + self.stages.rows).min(n));
+                let groups = if search.by_row { (rows.1 - first) as u32 } else { 1 };
+                let part = search.starting_at(first);
+                launch.clear_words(wide.count, 2)?;
+                launch.clear_words(to.count, 2)?;
+                begin(launch, shape, rows, 0, search)?;
+                for stage in (0..self.stages.count).rev() {
+                    let skip = if stage + 1 == self.stages.count { 0 } else { RATIO };
+                    let sample = Sample::new(self.stages.line, RATIO.pow(stage), skip);
+                    collect(rows, sample, 0, to.poison, to.positive)?;
+                    begin(launch, shape, rows, 0, search)?;
+                    // Between stages the better part of the similarity will do.
+                    let enough = |step: &Step| stage == 0 || (step.word == 0 && step.shift > 0);
+                    for step in Digits::of(shape).steps().filter(enough) {
+                        launch.count_list(wide, step, search, first as u32, counters)?;
+                        launch.choose(step, groups, counters, part)?;
+                    }
+                }
+                launch.judge_list(wide, lost)?;
+                begin(launch, shape, rows, lost, search)?;
+                cuts.search_tiles(launch, shape, rows, x, y, pairs, search, base)?;
+                collect(rows, Sample::new(across, 1, 0), lost, 0, 0)?;
+                launch.keep_mined(wide, search, mined)?;
+                then(rows, mined, other)?;
+            }
         }
+        Ok(())
     }
+}
+
+/// Where [`ListsPlan::mine`] leaves what it finds.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    pub cuts: Address,
+    /// One u64, of the mined list.
+    pub count: Address,
+    /// n u32 that are 0, and n f32, as [`Launcher::collect`] says; or 0.
+    pub poison: Address,
+    pub positive: Address,
 }
 
 /// Where the gradient keeps its lists: the mined pairs and every row's one positive.
@@ -259,7 +349,7 @@ impl GradientPlan {
             launch.with_positives(saved, pairs, terms, one)?;
             let steps = sort_steps(&[By::Row, By::Column], n, m);
             sort(launch, one, [other, one], rows, steps, counters)?;
-            launch.list_starts(rows, true, n as u32, row_starts)?;
+            launch.list_starts(rows, true, 0, n as u32, row_starts)?;
             if moment != 0 {
                 let moments = self.moments.at(base);
                 launch.list_moments(rows, row_starts, pairs, coefficients, scale, moments)?;
@@ -282,7 +372,7 @@ impl GradientPlan {
             if to_y.is_some() || (shape.shared && to_x.is_some()) {
                 let steps = sort_steps(&[By::Column], n, m);
                 sort(launch, rows, [one, other], columns, steps, counters)?;
-                launch.list_starts(columns, false, m as u32, column_starts)?;
+                launch.list_starts(columns, false, 0, m as u32, column_starts)?;
             }
             // Of a shared set, what its rows are as candidates comes on top.
             let out = if shape.shared { to_x } else { to_y };
@@ -322,13 +412,13 @@ mod tests {
             scope,
             mining,
             normalize: false,
-            list: true,
+            list: None,
         }
     }
 
     #[test]
     fn stages_take_every_tile_once() {
-        for line in [1, 4, 5, 6, 24, 25, 26, 1000] {
+        for line in [1, 2, 4, 5, 6, 24, 25, 26, 1000] {
             let mut taken = vec![0; line];
             for (stride, skip) in [(25, 0), (5, 5), (1, 5)] {
                 let sample = Sample::new(line, stride, skip);
@@ -343,15 +433,33 @@ mod tests {
 
     #[test]
     fn lists_are_kept_of_few_pairs() {
-        let of = |n, m, mining| stages(&shape(n, m, mining), Tile::Large);
+        let of = |n, m, mining| stages(&shape(n, m, mining), Tile::Large, LIST_BYTES);
         assert_eq!(of(8192, 8192, Mining::All), None);
         // A tenth of all pairs is too much for a list.
         assert_eq!(of(8192, 8192, Mining::Hardest(8192 * 819)), None);
         let few = of(8192, 8192, Mining::Hardest(100_000)).unwrap();
         assert!(few.count >= 3 && few.capacity < 4_000_000 && few.mined == 100_000, "{few:?}");
         assert!(of(8192, 8192, Mining::HardestPerRow(16)).is_some());
-        assert_eq!(of(1 << 20, 1 << 20, Mining::HardestPerRow(1024)), None);
+        let panels = of(1 << 20, 1 << 20, Mining::HardestPerRow(1024)).unwrap();
+        assert!(
+            !panels.kept && panels.rows.is_multiple_of(128) && panels.rows < 1000,
+            "{panels:?}"
+        );
+        assert_eq!(of(8192, 8192, Mining::HardestPerRow(1024)), None);
         assert_eq!(of(10, 10, Mining::Hardest(usize::MAX)), None);
+        for m in (1..80).map(|tiles| tiles * 64) {
+            for mining in [Mining::Hardest(1), Mining::HardestPerRow(1), Mining::HardestPerRow(70)]
+            {
+                let Some(stages) = of(1000, m, mining) else { continue };
+                let stage = |j| {
+                    let skip = if j + 1 == stages.count { 0 } else { RATIO };
+                    Sample::new(stages.line, RATIO.pow(j), skip).count(stages.line)
+                };
+                let tiles: Vec<usize> = (0..stages.count).map(stage).collect();
+                assert!(tiles.iter().all(|&count| count > 0), "{stages:?}");
+                assert_eq!(tiles.iter().sum::<usize>(), stages.line);
+            }
+        }
         assert!(of(1 << 20, 1 << 20, Mining::Hardest(100_000)).is_some());
     }
 }
