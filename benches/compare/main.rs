@@ -280,9 +280,16 @@ impl Session<'_> {
         let steps = (0.02 / first.max(1e-6)).ceil().clamp(1.0, 200.0);
         let command = format!("step {steps}");
         theirs.number(&command, "seconds")?;
-        let (mut times, start) = (Vec::new(), Instant::now());
+        let step = |process: &mut Process| -> Result<(f64, f64), Trouble> {
+            let answer = process.ask(&command)?;
+            let number = |key: &str| answer[key].as_f64().unwrap_or(f64::NAN);
+            Ok((number("seconds"), number("processor")))
+        };
+        let (mut times, mut processor, start) = (Vec::new(), Vec::new(), Instant::now());
         while times.len() < 5 || start.elapsed().as_secs_f64() < self.options.seconds {
-            times.push((ours.number(&command, "seconds")?, theirs.number(&command, "seconds")?));
+            let (a, b) = (step(&mut ours)?, step(&mut theirs)?);
+            times.push((a.0, b.0));
+            processor.push((a.1, b.1));
         }
         let label = text(&theirs.ready["ready"]);
         drop((ours, theirs));
@@ -291,7 +298,7 @@ impl Session<'_> {
             start_ours(true)?.number("memory", "bytes")?,
             start_theirs(true)?.number("memory", "bytes")?,
         );
-        Ok(Row { loss: name(kind), n, d, peer: label, times, memory, difference })
+        Ok(Row { loss: name(kind), n, d, peer: label, times, processor, memory, difference })
     }
 
     fn write(&self, path: &Path, rows: &[f32]) -> Result<(), Trouble> {

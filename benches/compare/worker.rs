@@ -92,6 +92,7 @@ fn serve<P: Place, T: Data + Element>(mut place: P, options: &Options) -> Answer
             ["step", count] => {
                 let count: usize = count.parse()?;
                 let mut failure = None;
+                let processor = processor_seconds();
                 let seconds = place.seconds(&mut |engine| {
                     for _ in 0..count {
                         failure = failure.take().or_else(|| step.run(engine).err());
@@ -100,7 +101,9 @@ fn serve<P: Place, T: Data + Element>(mut place: P, options: &Options) -> Answer
                 if let Some(failure) = failure {
                     return Err(failure);
                 }
-                answer(&json!({ "seconds": seconds / count as f64 }))?;
+                let processor = (processor_seconds() - processor) / count as f64;
+                let seconds = seconds / count as f64;
+                answer(&json!({ "seconds": seconds, "processor": processor }))?;
             }
             ["values", path] => {
                 let (loss, sides) = step.values(&mut place)?;
@@ -112,7 +115,10 @@ fn serve<P: Place, T: Data + Element>(mut place: P, options: &Options) -> Answer
             ["memory"] => {
                 let before = match place.device_bytes() {
                     Some(bytes) => bytes,
-                    None => resident(true)?,
+                    None => {
+                        trim();
+                        resident(true)?
+                    }
                 };
                 step.run(place.engine())?;
                 let after = match place.device_bytes() {
@@ -138,6 +144,34 @@ fn resident(reset: bool) -> Answer<usize> {
     let line = status.lines().find_map(|line| line.strip_prefix(key));
     let kib = line.and_then(|rest| rest.split_whitespace().next()).ok_or("no resident size")?;
     Ok(kib.parse::<usize>()? * 1024)
+}
+
+/// Gives freed memory back to the system, so that a step has to ask for its own.
+fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        malloc_trim(0);
+    }
+}
+
+/// Seconds of all cores together that this process has used.
+fn processor_seconds() -> f64 {
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    {
+        unsafe extern "C" {
+            fn clock_gettime(clock: std::ffi::c_int, time: *mut [i64; 2]) -> std::ffi::c_int;
+        }
+        const CLOCK_PROCESS_CPUTIME_ID: std::ffi::c_int = 2;
+        let mut time = [0; 2];
+        // SAFETY: `timespec` is two 64-bit numbers on 64-bit Linux.
+        if unsafe { clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &mut time) } == 0 {
+            return time[0] as f64 + time[1] as f64 / 1e9;
+        }
+    }
+    f64::NAN
 }
 
 /// One step of training as far as the loss goes: loss and both gradients, into kept buffers.

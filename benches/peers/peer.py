@@ -4,7 +4,8 @@
 standard input; every answer is one line of JSON on standard output:
 
     (start)   {"ready": "torch 2.15.0"}, or {"missing": "why"} and the process ends
-    step K    {"seconds": s}: K steps of loss and gradients, s the time of one
+    step K    {"seconds": s, "processor": p}: K steps of loss and gradients; the time of one, and
+              the processor time of all cores together
     values P  {"loss": l}: gradients go to the files P.x and P.y as float32
     memory    {"bytes": b}: what one step holds at its peak beyond what was held before it and
               beyond the gradients that it leaves
@@ -69,7 +70,9 @@ def main():
     for line in sys.stdin:
         command, *words = line.split()
         if command == "step":
-            answer(seconds=problem.time(loss, int(words[0])))
+            steps, processor = int(words[0]), time.process_time()
+            seconds = problem.time(loss, steps)
+            answer(seconds=seconds, processor=(time.process_time() - processor) / steps)
         elif command == "values":
             answer(loss=problem.values(loss, words[0]))
         elif command == "memory":

@@ -14,6 +14,7 @@ pub(crate) use self::product::product;
 pub(crate) use self::rows::Rows;
 
 use self::passes::{LogSumExp, MatrixTerms, Negatives, RowTerms, RowWeights, Weights};
+use self::product::product_in_tiles;
 use self::sweep::{Pass, sweep};
 use crate::engine::{Engine, GradientsMut, Problem, sealed};
 use crate::loss::formula::{self, Group, Scope, Terms};
@@ -24,7 +25,7 @@ use crate::{Element, Result};
 /// Performs the passes on the CPU: rayon's current thread pool, products by the `gemm` crate.
 ///
 /// Besides inputs and outputs it holds `f32` copies of embeddings that are not `f32` already, O(n)
-/// statistics, and a panel of at most 512 rows of S (64 MiB, or 128 rows where those take more).
+/// statistics, and a panel of at most 512 rows of S (64 MiB, or 8 rows where those take more).
 /// Results do not depend on the number of threads. An embedding that is not finite makes the loss
 /// and every gradient NaN.
 #[derive(Debug, Default)]
@@ -439,18 +440,12 @@ impl Engine for CpuEngine {
         y: Matrix<'_, Host, T>,
         out: MatrixMut<'_, Host, f32>,
     ) -> Result<()> {
-        const STRIP: usize = 64;
+        const TILE: (usize, usize) = (512, 256);
         check_dimension(x, y)?;
         check_shape("out", (out.rows, out.cols), (x.rows, y.rows))?;
         let (x, y) = (Rows::new(x, false), Rows::new(y, false));
-        let stride = out.row_stride;
-        out.data.par_chunks_mut(STRIP * stride).take(x.n.div_ceil(STRIP)).enumerate().for_each(
-            |(index, out)| {
-                let first = index * STRIP;
-                let rows = x.block(first, STRIP.min(x.n - first));
-                product(out, stride, rows, y.block(0, y.n).transposed(), false);
-            },
-        );
+        let candidates = y.block(0, y.n).transposed();
+        product_in_tiles(out.data, out.row_stride, x.block(0, x.n), candidates, false, TILE);
         Ok(())
     }
 
