@@ -65,12 +65,12 @@ fn panel_stride(m: usize) -> usize {
 
 /// Columns of a panel that are one thread's.
 fn column_block(m: usize) -> usize {
-    (m / 16).next_multiple_of(16).clamp(16, 512)
+    (m / 8).next_multiple_of(16).clamp(16, 512)
 }
 
 /// Rows and columns of dX that are one thread's.
 fn gradient_tile(d: usize) -> (usize, usize) {
-    (256, (d / 2).next_multiple_of(16).clamp(64, 128))
+    (256, (d / 2).next_multiple_of(16).clamp(64, 256))
 }
 
 /// Runs `pass` over every row of X·Yᵀ; writes G·Y to `dx` and Gᵀ·X to `dy` where asked. `panel` is
