@@ -1,6 +1,7 @@
 //! What the benchmarks share: engines, inputs, plain products, the machine's description.
 #![allow(dead_code, reason = "no benchmark uses all of it")]
 
+pub mod cublas;
 pub mod machine;
 pub mod place;
 pub mod plain;

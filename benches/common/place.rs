@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, sys};
 use half::{bf16, f16};
+use metric_kernels::engine::cuda::Tile;
 use metric_kernels::{CpuEngine, CudaEngine, Element, Engine, StorageMut};
 
 /// What can be uploaded.
@@ -29,6 +30,9 @@ pub trait Place {
 
     /// Bytes in use now, where only the device can tell.
     fn device_bytes(&self) -> Option<usize>;
+
+    /// Gives back what the engine keeps and does not use.
+    fn release(&mut self) {}
 
     /// Copies of inputs of this size to go through in turn, so that none is found in a cache.
     fn copies(&self, bytes: usize) -> usize;
@@ -97,6 +101,11 @@ impl Cuda {
         })
     }
 
+    /// Forces a tile size.
+    pub fn with_tile(self, tile: Option<Tile>) -> Self {
+        Self { engine: self.engine.with_tile(tile), ..self }
+    }
+
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
@@ -131,6 +140,9 @@ impl Place for Cuda {
         self.stream.synchronize().expect("a wait");
         let (free, total) = cudarc::driver::result::mem_get_info().expect("the memory in use");
         Some(total - free)
+    }
+    fn release(&mut self) {
+        self.engine.release_memory();
     }
     fn copies(&self, bytes: usize) -> usize {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;

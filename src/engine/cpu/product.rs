@@ -61,6 +61,14 @@ pub(crate) fn product_in_tiles(
     tile: (usize, usize),
 ) {
     check(out, row_stride, left, right);
+    if add && right.cols == 1 {
+        // `gemm` adds to a column whose elements are adjacent in another order than to one with
+        // gaps: the bits would depend on the stride.
+        let mut sums = vec![0.0; left.rows];
+        product_in_tiles(&mut sums, 1, left, right, false, tile);
+        out.iter_mut().step_by(row_stride).zip(&sums).for_each(|(out, sum)| *out += sum);
+        return;
+    }
     let across = right.cols.div_ceil(tile.1);
     let tiles = left.rows.div_ceil(tile.0) * across;
     let out = Shared(out.as_mut_ptr());
@@ -153,6 +161,31 @@ mod tests {
                         // Small integers: exact in any order.
                         assert_eq!(found, exact, "{rows}×{cols}×{depth}, {tile:?}: {i}, {j}");
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_the_stride() {
+        let values = |len: usize, a: usize| {
+            (0..len).map(|i| ((i * a) % 101) as f32 / 7.0).collect::<Vec<_>>()
+        };
+        for (rows, cols, depth) in [(1, 1, 9), (9, 1, 3), (9, 1, 64), (70, 2, 65), (1, 9, 65)] {
+            let (left, right) = (values(rows * depth, 37), values(depth * cols, 53));
+            for add in [false, true] {
+                let run = |stride: usize| {
+                    let mut out = vec![0.3; rows * stride];
+                    // Both as they lie in dY = Gᵀ·X.
+                    let left = Block::new(&left, depth, rows, rows).transposed();
+                    let right = Block::new(&right, depth, cols, cols);
+                    product_in_tiles(&mut out, stride, left, right, add, (32, 16));
+                    let row = |row: &[f32]| row[..cols].iter().map(|v| v.to_bits()).collect();
+                    out.chunks(stride).map(row).collect::<Vec<Vec<u32>>>()
+                };
+                let packed = run(cols);
+                for stride in [cols + 1, cols + 8] {
+                    assert_eq!(run(stride), packed, "{rows}×{cols}×{depth}, {stride}, {add}");
                 }
             }
         }

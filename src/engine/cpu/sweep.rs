@@ -50,7 +50,7 @@ const PANEL_ELEMENTS: usize = 1 << 24;
 
 /// Between an eighth and a sixteenth of the rows, within the limits above.
 fn panel_rows(n: usize, m: usize) -> usize {
-    let rows = (n / 8).clamp(64, USUAL_ROWS).max(n / 16).next_multiple_of(8).min(MOST_ROWS);
+    let rows = (n / 8).clamp(128, USUAL_ROWS).max(n / 16).next_multiple_of(8).min(MOST_ROWS);
     rows.min((PANEL_ELEMENTS / m).max(8)).min(n)
 }
 
