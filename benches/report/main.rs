@@ -105,8 +105,8 @@ const WORKLOADS: [(&str, &str); 7] = [
     ("8.0", "--loss cross-example --n 96 --d 64 --tile small"),
     ("8.0", "--loss in-batch --n 256 --d 128 --tile large"),
     ("8.0", "--loss ice --n 128 --d 64 --normalize"),
-    ("8.0", "--loss cross-example --n 256 --d 128 --dtype bf16"),
-    ("8.0", "--loss in-batch --n 256 --d 128 --dtype f16"),
+    ("8.0", "--loss cross-example --n 256 --d 128 --dtype bf16 --tile large"),
+    ("8.0", "--loss in-batch --n 256 --d 128 --dtype f16 --tile large"),
     ("8.0", "--loss in-batch --n 256 --d 128 --similarity"),
 ];
 
