@@ -13,7 +13,7 @@ mod common;
 use std::cell::RefCell;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use half::{bf16, f16};
 use metric_kernels::{
     Batch, CrossExampleSoftmax, Element, Family, GradientsMut, InBatchSoftmax,
@@ -181,6 +181,8 @@ fn engine<P: Place, T: Data + Element>(
             let mut bytes = None;
             let mut inputs = None;
             let mut group = criterion.benchmark_group(work.group());
+            // Steps are long: as many in every sample.
+            group.sampling_mode(SamplingMode::Flat);
             group.throughput(Throughput::ElementsAndBytes {
                 elements: work.flop(n, d) as u64,
                 bytes: (2 * n * d * size_of::<T>()) as u64,

@@ -78,10 +78,23 @@ finish() {
     exit 0
 }
 
+# The executables: packed, since each embeds the same kernels, or beside this script.
+programs=$here
+if [ -f "$here/executables.tar.xz" ]; then
+    programs=$(mktemp -d) || exit 2
+    trap 'rm -rf "$programs"' EXIT
+    if ! tar -C "$programs" -xJf "$here/executables.tar.xz" 2> /dev/null &&
+        ! python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' \
+            "$here/executables.tar.xz" "$programs"; then
+        echo "run.sh: executables.tar.xz cannot be unpacked: tar with xz is needed, or python3" >&2
+        exit 2
+    fi
+fi
+
 about=$(tr '\n' ' ' < "$here/about" 2> /dev/null || echo "unknown bundle")
 
 # A driver that does not answer is a failure of everything, and said first.
-if probed=$(timeout 120 "$here/xtask" probe 2>&1); then
+if probed=$(timeout 120 "$programs/xtask" probe 2>&1); then
     device=$(printf '%s' "$probed" | tr '\t' ' ')
 else
     device="no CUDA device: $probed"
@@ -142,7 +155,7 @@ tested() {
 tests() {
     local test name
     mkdir -p "$out/tests"
-    for test in "$here"/tests/*; do
+    for test in "$programs"/tests/*; do
         name=$(basename "$test")
         enough tests "$name" || continue
         logged "$out/tests/$name.log" "$test" --show-output
@@ -160,10 +173,10 @@ sanitize() {
     mkdir -p "$out/sanitize"
     for tool in memcheck racecheck initcheck synccheck; do
         for name in cuda_primitives cuda_steps cuda_edge_cases; do
-            [ -x "$here/tests/$name" ] || continue
+            [ -x "$programs/tests/$name" ] || continue
             enough sanitize "$tool $name" || continue
             log=$out/sanitize/$tool-$name.log
-            logged "$log" "$sanitizer" --tool "$tool" --error-exitcode 99 "$here/tests/$name" \
+            logged "$log" "$sanitizer" --tool "$tool" --error-exitcode 99 "$programs/tests/$name" \
                 --test-threads 1
             tested sanitize "$tool $name" "$log"
         done
@@ -176,7 +189,7 @@ bench() {
     mkdir -p "$out/bench"
     # shellcheck disable=SC2086 # options are words
     CRITERION_HOME="$out/bench/criterion" METRIC_KERNELS_BENCH_OUT="$out/bench" \
-        logged "$out/bench/$name.log" "$here/benches/$name" --bench ${BENCH_OPTIONS:-cuda}
+        logged "$out/bench/$name.log" "$programs/benches/$name" --bench ${BENCH_OPTIONS:-cuda}
     if [ "$status" = 0 ]; then
         row bench "$name" ok "$took" "$(grep -ac 'time: ' "$out/bench/$name.log") timed"
     else
@@ -186,14 +199,17 @@ bench() {
 
 compare() {
     local python=${PYTHON:-python3} why
-    if ! why=$("$python" -c 'import torch; print(torch.__version__)' 2>&1); then
-        row compare - missing 0 "no torch for $python: $(printf '%s' "$why" | tail -n 1)"
+    local test='import sys, torch
+torch.cuda.is_available() or sys.exit("this torch finds no CUDA device")
+print(torch.__version__)'
+    if ! why=$("$python" -c "$test" 2>&1); then
+        row compare - missing 0 "$python: $(printf '%s' "$why" | tail -n 1)"
         return
     fi
     enough compare peers || return
     mkdir -p "$out/compare"
     # shellcheck disable=SC2086 # options are words
-    logged "$out/compare/compare.log" "$here/benches/compare" --device cuda --python "$python" \
+    logged "$out/compare/compare.log" "$programs/benches/compare" --device cuda --python "$python" \
         --programs "$here/peers" --out "$out/compare" --commit "$(sed -n 's/^commit //p' "$here/about")" \
         ${COMPARE_OPTIONS:-}
     if [ "$status" = 0 ]; then
@@ -216,7 +232,7 @@ profile() {
         # The clocks stay as they are: a shared machine's must not be locked.
         logged "$out/profile/$name.csv" "$ncu" --clock-control none --set full --csv --page raw \
             --force-overwrite --launch-skip 8 --launch-count 24 \
-            "$here/benches/report" workload --loss "$name" --n 8192 --d 256 --steps 3
+            "$programs/benches/report" workload --loss "$name" --n 8192 --d 256 --steps 3
         if [ "$status" = 0 ]; then
             row profile "$name" ok "$took" "$(grep -ac '^"' "$out/profile/$name.csv") lines"
         else

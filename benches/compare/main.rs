@@ -39,6 +39,9 @@ struct Options {
     /// default.
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
+    /// All sizes for the peer called eager, the smallest for the others.
+    #[arg(long)]
+    brief: bool,
     /// Losses. All by default.
     #[arg(long, value_delimiter = ',')]
     losses: Vec<Kind>,
@@ -168,7 +171,8 @@ fn compare(options: &Options) -> Result<(), String> {
         let problems = sizes
             .iter()
             .filter(|&&n| n <= largest)
-            .flat_map(|&n| dimensions.iter().map(move |&d| (n, d)));
+            .flat_map(|&n| dimensions.iter().map(move |&d| (n, d)))
+            .take(if options.brief && peer != "eager" { 1 } else { usize::MAX });
         for (n, d) in problems {
             match session.row(peer, kind, n, d, &mut found.about) {
                 Ok(row) => {

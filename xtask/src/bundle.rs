@@ -66,17 +66,21 @@ pub fn run(arguments: &[&str]) -> Result<(), String> {
     let made = |path: &Path| {
         fs::create_dir_all(path).map_err(|error| format!("{}: {error}", path.display()))
     };
+    // What the executables are gathered in until they are packed.
+    let loose = folder.join("loose");
     let mut glibc = (0, 0);
     for (place, executables) in [("tests", &tests), ("benches", &benches)] {
-        made(&folder.join(place))?;
+        made(&loose.join(place))?;
         for (name, path) in executables {
-            let stripped = folder.join(place).join(name);
+            let stripped = loose.join(place).join(name);
             strip(path, &stripped)?;
             glibc = glibc.max(needed_glibc(&read(&stripped)?));
         }
     }
     // It asks the driver for its device.
-    strip(&env::current_exe().map_err(|e| e.to_string())?, &folder.join("xtask"))?;
+    strip(&env::current_exe().map_err(|e| e.to_string())?, &loose.join("xtask"))?;
+    pack(&loose, &folder.join("executables.tar.xz"))?;
+    fs::remove_dir_all(&loose).map_err(|e| format!("{}: {e}", loose.display()))?;
     made(&folder.join("peers"))?;
     for name in ["peer.py", "losses.py"] {
         let from = tool::root().join("benches/peers").join(name);
@@ -135,6 +139,16 @@ fn strip(from: &Path, to: &Path) -> Result<(), String> {
     tool::must(&mut command).map_err(|error| {
         format!("{error}\nstrip belongs to binutils, as the linker does: install that package")
     })
+}
+
+/// Packs a folder. Every executable embeds the same kernels: a window that reaches back to the one
+/// before keeps them once.
+fn pack(folder: &Path, to: &Path) -> Result<(), String> {
+    let mut command = Command::new("tar");
+    command.args(["-I", "xz --lzma2=preset=3,dict=64MiB -T1", "-cf"]).arg(to);
+    command.arg("-C").arg(folder).arg(".").stdin(Stdio::null());
+    tool::must(&mut command)
+        .map_err(|error| format!("{error}\ntar and xz (xz-utils) pack a bundle: install them"))
 }
 
 /// The newest version of glibc that an executable asks for.
