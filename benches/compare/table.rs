@@ -156,12 +156,13 @@ pub fn misses(rows: &[Row], ratio: Option<f64>, share: Option<f64>) -> Vec<Strin
     for row in rows {
         let problem = format!("{} at n = {}, d = {} against {}", row.loss, row.n, row.d, row.peer);
         let (found, _) = row.ratios();
-        // Written so that a NaN misses too.
-        if ratio.is_some_and(|wanted| !(found >= wanted)) {
+        // What is not a number misses, too.
+        if ratio.is_some_and(|wanted| found < wanted || found.is_nan()) {
             misses.push(format!("{problem}: {found:.2} times as fast"));
         }
-        if share.is_some_and(|wanted| !(row.memory_share() <= wanted)) {
-            misses.push(format!("{problem}: {:.1}% of the memory", 100.0 * row.memory_share()));
+        let taken = row.memory_share();
+        if share.is_some_and(|wanted| taken > wanted || taken.is_nan()) {
+            misses.push(format!("{problem}: {:.1}% of the memory", 100.0 * taken));
         }
     }
     misses
