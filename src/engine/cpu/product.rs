@@ -61,12 +61,14 @@ pub(crate) fn product_in_tiles(
     tile: (usize, usize),
 ) {
     check(out, row_stride, left, right);
-    if add && right.cols == 1 {
-        // `gemm` adds to a column whose elements are adjacent in another order than to one with
-        // gaps: the bits would depend on the stride.
+    if right.cols == 1 && (add || row_stride > 1) {
+        // `gemm` has other ways for a column whose elements are adjacent than for one with gaps,
+        // and the bits would depend on the stride.
         let mut sums = vec![0.0; left.rows];
         product_in_tiles(&mut sums, 1, left, right, false, tile);
-        out.iter_mut().step_by(row_stride).zip(&sums).for_each(|(out, sum)| *out += sum);
+        for (out, &sum) in out.iter_mut().step_by(row_stride).zip(&sums) {
+            *out = if add { *out + sum } else { sum };
+        }
         return;
     }
     let across = right.cols.div_ceil(tile.1);
