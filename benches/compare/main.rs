@@ -117,7 +117,7 @@ const PEERS: [(&str, Kind, usize); 8] = [
     ("compile", Kind::CrossExample, usize::MAX),
     ("compile", Kind::InBatch, usize::MAX),
     ("open-clip", Kind::Clip, usize::MAX),
-    ("pytorch-metric-learning", Kind::Ice, 256),
+    ("pytorch-metric-learning", Kind::Ice, 128),
     ("inf-cl", Kind::InBatch, usize::MAX),
     ("cut-cross-entropy", Kind::InBatch, usize::MAX),
 ];
