@@ -238,6 +238,7 @@ struct Recorded {
     kernel: String,
     grid: [u32; 3],
     block: [u32; 3],
+    dynamic_shared: u32,
     host_syncs_before: u64,
     allocations_before: u64,
     counters: Counters,
@@ -297,7 +298,7 @@ impl Recorder {
     /// A launch ended with these counters; what the host did since the last one comes before it.
     pub fn launch(&self, kernel: &str, grid: [u32; 3], block: [u32; 3], counters: &Counters) {
         let before = self.take_between();
-        self.launch_after(before, kernel, grid, block, counters);
+        self.launch_after(before, kernel, (grid, block, 0), counters);
     }
 
     /// Host synchronisations and allocations since the last launch. A driver that runs launches later than they are
@@ -313,13 +314,13 @@ impl Recorder {
         between
     }
 
-    /// A launch ended with these counters; `between` are the synchronisations and allocations before it.
+    /// A launch ended with these counters; `between` are the synchronisations and allocations before it, its shape
+    /// grid, block and bytes of dynamic shared memory.
     pub fn launch_after(
         &self,
         between: (u64, u64),
         kernel: &str,
-        grid: [u32; 3],
-        block: [u32; 3],
+        (grid, block, dynamic_shared): ([u32; 3], [u32; 3], u32),
         counters: &Counters,
     ) {
         self.with(|log| {
@@ -327,6 +328,7 @@ impl Recorder {
                 kernel: kernel.to_string(),
                 grid,
                 block,
+                dynamic_shared,
                 host_syncs_before: between.0,
                 allocations_before: between.1,
                 counters: counters.clone(),
@@ -344,10 +346,11 @@ impl Recorder {
             let comma = if i == 0 { "" } else { "," };
             let _ = write!(
                 out,
-                "{comma}\n{{\"index\":{i},\"kernel\":{},\"grid\":{:?},\"block\":{:?},\"host_syncs_before\":{},\"allocations_before\":{},",
+                "{comma}\n{{\"index\":{i},\"kernel\":{},\"grid\":{:?},\"block\":{:?},\"dynamic_shared\":{},\"host_syncs_before\":{},\"allocations_before\":{},",
                 quote(&l.kernel),
                 l.grid,
                 l.block,
+                l.dynamic_shared,
                 l.host_syncs_before,
                 l.allocations_before
             );

@@ -1,5 +1,6 @@
 //! `cargo xtask ci`: what .ci/run does after the tests.
 
+use crate::report;
 use crate::resources;
 use crate::tool::{self, cargo, heading};
 use std::process::Command;
@@ -36,6 +37,7 @@ pub fn run() -> Result<(), String> {
             .env("METRIC_KERNELS_SKIP_NVRTC", "1"),
     );
     steps.step("resources", || resources::run(true));
+    steps.step("what the kernels cost", || report::run(&["--check"]));
     let mut train = cargo();
     train.args(["run", "--release", "--example", "train", "--", "--epochs", "1", "--seeds", "1"]);
     train.arg("--picture").arg(tool::target()?.join("train.svg"));

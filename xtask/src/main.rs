@@ -3,8 +3,11 @@
 //! Plain std and one small dependency, because this is the first thing a newcomer's machine
 //! compiles.
 
+mod bundle;
 mod ci;
+mod compare;
 mod probe;
+mod report;
 mod resources;
 mod setup;
 mod test;
@@ -29,8 +32,14 @@ usage: cargo xtask <command>
                        this machine or, where there is none or with --emulator, on the emulated one
   resources [--check]  registers, shared memory and spills of every kernel, into
                        kernels/resources.txt; --check compares, and fails on a spill
+  report [--check]     what the kernels cost, counted on the emulator, into benches/results;
+                       --check compares, and fails where a figure became worse
+  compare [--cpu]      ours against PyTorch and others, in turn, into benches/results
+  bundle [FOLDER]      tests and benchmarks in one folder, for a machine with only an NVIDIA driver
   ci                   what .ci/run does besides the tests: formatting, lints, documentation,
-                       package, resources, the example
+                       package, resources, report, the example
+
+report, compare and bundle explain themselves with --help.
 ";
 
 fn main() -> ExitCode {
@@ -43,6 +52,9 @@ fn main() -> ExitCode {
         ["test", "--emulator"] => test::run(true),
         ["resources"] => resources::run(false),
         ["resources", "--check"] => resources::run(true),
+        ["report", ref rest @ ..] => report::run(rest),
+        ["compare", ref rest @ ..] => compare::run(rest),
+        ["bundle", ref rest @ ..] => bundle::run(rest),
         ["ci"] => ci::run(),
         [probe::COMMAND] => probe::run(),
         [] | ["help" | "--help" | "-h"] => {

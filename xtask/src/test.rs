@@ -125,7 +125,7 @@ fn cuda(report: &mut Report, emulator: bool) {
 }
 
 /// Puts the emulator where a loader finds it under the driver's names; the folder.
-fn install_emulator() -> Result<PathBuf, String> {
+pub fn install_emulator() -> Result<PathBuf, String> {
     let target = tool::target()?;
     let (built, names): (&str, &[&str]) = if cfg!(windows) {
         ("cuda_emulator.dll", &[probe::DRIVER])

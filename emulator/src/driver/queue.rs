@@ -401,8 +401,7 @@ impl Driver {
                 self.recorder.launch_after(
                     between,
                     call.kernel.name(),
-                    call.launch.grid,
-                    call.launch.block,
+                    (call.launch.grid, call.launch.block, call.launch.dynamic_shared),
                     &counters,
                 );
                 Ok(())

@@ -19,6 +19,7 @@ use self::mining::{
     Hardest, HardestOfRows, List, Mine, Mined, OfferEverything, Sweeper, out_of_memory,
 };
 use self::passes::{LogSumExp, MatrixTerms, Negatives, RowTerms, RowWeights, Weights};
+use self::product::product_in_tiles;
 use self::sparse::Sparse;
 use self::sweep::{Pass, sweep};
 use crate::engine::{Engine, GradientsMut, Problem, sealed};
@@ -30,9 +31,10 @@ use crate::{Element, Error, Result};
 /// Performs the passes on the CPU: rayon's current thread pool, products by the `gemm` crate.
 ///
 /// Besides inputs and outputs it holds `f32` copies of embeddings that are not `f32` already, O(n)
-/// statistics, and a panel of at most 512 rows of S (64 MiB, or 128 rows where those take more).
+/// statistics, and a panel of at most 512 rows of S (64 MiB, or 8 rows where those take more).
 /// Mining adds a list of pairs no larger than the embeddings, or 512 KiB of counts a thread where
-/// the set is larger. Results do not depend on the number of threads. An embedding that is not finite makes the loss
+/// the set is larger. Results do not depend on the number of threads. An embedding that is not
+/// finite makes the loss
 /// and every gradient NaN.
 #[derive(Debug, Default)]
 pub struct CpuEngine {
@@ -555,18 +557,12 @@ impl Engine for CpuEngine {
         y: Matrix<'_, Host, T>,
         out: MatrixMut<'_, Host, f32>,
     ) -> Result<()> {
-        const STRIP: usize = 64;
+        const TILE: (usize, usize) = (512, 256);
         check_dimension(x, y)?;
         check_shape("out", (out.rows, out.cols), (x.rows, y.rows))?;
         let (x, y) = (Rows::new(x, false), Rows::new(y, false));
-        let stride = out.row_stride;
-        out.data.par_chunks_mut(STRIP * stride).take(x.n.div_ceil(STRIP)).enumerate().for_each(
-            |(index, out)| {
-                let first = index * STRIP;
-                let rows = x.block(first, STRIP.min(x.n - first));
-                product(out, stride, rows, y.block(0, y.n).transposed(), false);
-            },
-        );
+        let candidates = y.block(0, y.n).transposed();
+        product_in_tiles(out.data, out.row_stride, x.block(0, x.n), candidates, false, TILE);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! Room: engines, CPU. Matrix products: the `gemm` crate behind slices and checked shapes.
 
+use rayon::prelude::*;
+
 /// A matrix inside a slice, with any strides.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
@@ -26,6 +28,12 @@ impl<'a> Block<'a> {
             ..self
         }
     }
+
+    /// Its rows from `first` on, at most `count`.
+    fn skip_rows(self, first: usize, count: usize) -> Self {
+        let data = &self.data[first * self.row_stride..];
+        Self { data, rows: count.min(self.rows - first), ..self }
+    }
 }
 
 /// out = left·right, or out += left·right; `out` row-major with rows `row_stride` apart. Runs on
@@ -37,17 +45,78 @@ pub(crate) fn product(
     right: Block<'_>,
     add: bool,
 ) {
-    let (rows, cols, depth) = (left.rows, right.cols, left.cols);
-    assert_eq!(depth, right.rows);
+    check(out, row_stride, left, right);
+    // SAFETY: checked, and `out` is borrowed uniquely.
+    unsafe { part(out.as_mut_ptr(), row_stride, left, right, add) };
+}
+
+/// [`product`], shared out as tiles of at most `tile` rows and columns of `out`. A tile belongs to
+/// one thread, and tiles depend on the arguments alone: so do the bits.
+pub(crate) fn product_in_tiles(
+    out: &mut [f32],
+    row_stride: usize,
+    left: Block<'_>,
+    right: Block<'_>,
+    add: bool,
+    tile: (usize, usize),
+) {
+    check(out, row_stride, left, right);
+    if right.cols == 1 && (add || row_stride > 1) {
+        // `gemm` has other ways for a column whose elements are adjacent than for one with gaps,
+        // and the bits would depend on the stride.
+        let mut sums = vec![0.0; left.rows];
+        product_in_tiles(&mut sums, 1, left, right, false, tile);
+        for (out, &sum) in out.iter_mut().step_by(row_stride).zip(&sums) {
+            *out = if add { *out + sum } else { sum };
+        }
+        return;
+    }
+    let across = right.cols.div_ceil(tile.1);
+    let tiles = left.rows.div_ceil(tile.0) * across;
+    let out = Shared(out.as_mut_ptr());
+    (0..tiles).into_par_iter().with_max_len(1).for_each(|index| {
+        let (row, col) = (index / across * tile.0, index % across * tile.1);
+        let left = left.skip_rows(row, tile.0);
+        let right = right.transposed().skip_rows(col, tile.1).transposed();
+        // SAFETY: the tile lies inside what was checked, `out` is borrowed uniquely, and no two
+        // tiles share an element.
+        unsafe { part(out.at(row * row_stride + col), row_stride, left, right, add) };
+    });
+}
+
+/// A matrix whose tiles threads write at once.
+struct Shared(*mut f32);
+
+// SAFETY: only `product_in_tiles` makes one, and its threads write disjoint elements.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// # Safety
+    /// The element is inside the allocation.
+    unsafe fn at(&self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+fn check(out: &[f32], row_stride: usize, left: Block<'_>, right: Block<'_>) {
+    let (rows, cols) = (left.rows, right.cols);
+    assert_eq!(left.cols, right.rows);
     assert!(row_stride >= cols && out.len() >= (rows - 1) * row_stride + cols);
-    // SAFETY: the asserts here and in `Block::new` keep every element that is read or written
-    // inside its slice; `out` is borrowed uniquely and its rows do not overlap.
+}
+
+/// # Safety
+/// `out` is the first element of a matrix of the product's shape, with rows `row_stride` apart, that
+/// may be written and that nobody else reads or writes meanwhile.
+unsafe fn part(out: *mut f32, row_stride: usize, left: Block<'_>, right: Block<'_>, add: bool) {
+    // SAFETY: the caller's promise for `out`; the assert in `Block::new` keeps every element that
+    // is read inside its slice.
     unsafe {
         gemm::gemm(
-            rows,
-            cols,
-            depth,
-            out.as_mut_ptr(),
+            left.rows,
+            right.cols,
+            left.cols,
+            out,
             1,
             row_stride as isize,
             add,
@@ -64,5 +133,63 @@ pub(crate) fn product(
             false,
             gemm::Parallelism::None,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_the_product() {
+        let values =
+            |len: usize| (0..len).map(|i| ((i * 37) % 19) as f32 - 9.0).collect::<Vec<_>>();
+        for (rows, cols, depth, stride) in [(1, 1, 1, 1), (7, 5, 3, 5), (33, 50, 20, 64)] {
+            let (left, right) = (values(rows * depth), values(depth * cols));
+            for tile in [(1, 1), (8, 16), (33, 7), (100, 100)] {
+                for add in [false, true] {
+                    let mut out = vec![3.0; rows * stride];
+                    let left_block = Block::new(&left, rows, depth, depth);
+                    let right_block = Block::new(&right, depth, cols, cols);
+                    product_in_tiles(&mut out, stride, left_block, right_block, add, tile);
+                    for (index, &found) in out.iter().enumerate() {
+                        let (i, j) = (index / stride, index % stride);
+                        let mut exact = if add || j >= cols { 3.0 } else { 0.0 };
+                        if j < cols {
+                            exact += (0..depth)
+                                .map(|k| left[i * depth + k] * right[k * cols + j])
+                                .sum::<f32>();
+                        }
+                        // Small integers: exact in any order.
+                        assert_eq!(found, exact, "{rows}×{cols}×{depth}, {tile:?}: {i}, {j}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_the_stride() {
+        let values = |len: usize, a: usize| {
+            (0..len).map(|i| ((i * a) % 101) as f32 / 7.0).collect::<Vec<_>>()
+        };
+        for (rows, cols, depth) in [(1, 1, 9), (9, 1, 3), (9, 1, 64), (70, 2, 65), (1, 9, 65)] {
+            let (left, right) = (values(rows * depth, 37), values(depth * cols, 53));
+            for add in [false, true] {
+                let run = |stride: usize| {
+                    let mut out = vec![0.3; rows * stride];
+                    // Both as they lie in dY = Gᵀ·X.
+                    let left = Block::new(&left, depth, rows, rows).transposed();
+                    let right = Block::new(&right, depth, cols, cols);
+                    product_in_tiles(&mut out, stride, left, right, add, (32, 16));
+                    let row = |row: &[f32]| row[..cols].iter().map(|v| v.to_bits()).collect();
+                    out.chunks(stride).map(row).collect::<Vec<Vec<u32>>>()
+                };
+                let packed = run(cols);
+                for stride in [cols + 1, cols + 8] {
+                    assert_eq!(run(stride), packed, "{rows}×{cols}×{depth}, {stride}, {add}");
+                }
+            }
+        }
     }
 }

@@ -1,16 +1,16 @@
-//! Room: engines, CPU. The one loop over the similarity matrix: strips of rows, computed, visited
-//! and multiplied on while they are in a core's cache.
+//! Room: engines, CPU. The one loop over the similarity matrix, a panel of rows at a time: computed,
+//! turned into weights, multiplied on.
 //!
-//! A panel of at most 512 rows of S exists at a time. Each strip of a panel belongs to one thread,
-//! which computes it, lets the pass turn it into weights G, and multiplies it into its rows of dX.
-//! Then the panel's columns are shared out, and dY += Gᵀ·X. S is computed once, also for losses of
-//! row scope, since a strip holds whole rows: 3 products where tiles of a GPU need 4.
+//! A panel of at most 512 rows of S exists at a time. Its columns are shared out for S itself, its
+//! rows for the pass that turns S into weights G, tiles of dX for dX = G·Y and of dY for
+//! dY += Gᵀ·X. S is computed once, also for losses of row scope, since a panel holds whole rows:
+//! 3 products where tiles of a GPU need 4.
 //!
-//! Strips and column blocks depend on shapes alone, so results do not depend on the thread count.
+//! All of these shares depend on shapes alone, so results do not depend on the thread count.
 
 use rayon::prelude::*;
 
-use super::product::{Block, product};
+use super::product::{Block, product_in_tiles};
 use super::row;
 use super::rows::Rows;
 use crate::matrix::{Host, MatrixMut};
@@ -41,22 +41,37 @@ pub(super) struct Rescale {
 /// Rows of a panel at most: no more memory than the embeddings from d = 256 on.
 const MOST_ROWS: usize = 512;
 
+/// Rows that a panel has wherever there are enough: S packs its candidates anew for every panel, and
+/// fewer rows would make that cost show.
+const USUAL_ROWS: usize = 256;
+
 /// Panel elements beyond which a panel has fewer rows: 64 MiB.
 const PANEL_ELEMENTS: usize = 1 << 24;
 
-/// Rows of a strip. A product packs its right operand anew for every strip: 128 rows make that small
-/// beside the product itself; fewer where that leaves threads without work.
-fn strip_rows(n: usize) -> usize {
-    (n / 16).next_multiple_of(8).clamp(8, 128)
-}
-
+/// Between an eighth and a sixteenth of the rows, within the limits above.
 fn panel_rows(n: usize, m: usize) -> usize {
-    let strip = strip_rows(n);
-    (PANEL_ELEMENTS / m / strip * strip).clamp(strip, MOST_ROWS).min(n)
+    let rows = (n / 8).clamp(128, USUAL_ROWS).max(n / 16).next_multiple_of(8).min(MOST_ROWS);
+    rows.min((PANEL_ELEMENTS / m).max(8)).min(n)
 }
 
+/// Elements from one row of a panel to the next: whole cache lines, and an odd number of them. Rows
+/// a power of two apart would share a few sets of the caches, and products walk down columns.
+fn panel_stride(m: usize) -> usize {
+    const LINE: usize = 16;
+    let lines = m.div_ceil(LINE);
+    // 3 more than a multiple of 8.
+    ((lines + 4) / 8 * 8 + 3) * LINE
+}
+
+/// Columns of a panel that are one thread's. Larger ones would be a little faster, and take more
+/// memory: `gemm` packs operands.
 fn column_block(m: usize) -> usize {
-    (m / 16).next_multiple_of(16).clamp(16, 512)
+    (m / 16).next_multiple_of(16).clamp(16, 256)
+}
+
+/// Rows and columns of dX that are one thread's.
+fn gradient_tile(d: usize) -> (usize, usize) {
+    (256, (d / 2).next_multiple_of(16).clamp(64, 128))
 }
 
 /// Runs `pass` over every row of X·Yᵀ; writes G·Y to `dx` and Gᵀ·X to `dy` where asked. `panel` is
@@ -70,47 +85,29 @@ pub(super) fn sweep<P: Pass>(
     mut dy: Option<&mut MatrixMut<'_, Host, f32>>,
 ) -> Vec<P::Row> {
     let (n, m, d) = (x.n, y.n, x.d);
-    let (strip, panel_rows) = (strip_rows(n), panel_rows(n, m));
-    if panel.len() < panel_rows * m {
-        panel.resize(panel_rows * m, 0.0);
+    let (panel_rows, width) = (panel_rows(n, m), panel_stride(m));
+    if panel.len() < panel_rows * width {
+        panel.resize(panel_rows * width, 0.0);
     }
     let mut results = vec![P::EMPTY; n];
     let mut weighted = Vec::new();
+    let (block, candidates) = (column_block(m), y.block(0, m));
     for first in (0..n).step_by(panel_rows) {
         let count = panel_rows.min(n - first);
-        let panel = &mut panel[..count * m];
-
-        let gradients: Vec<Option<(&mut [f32], usize)>> = match &mut dx {
-            None => (0..count.div_ceil(strip)).map(|_| None).collect(),
-            Some(MatrixMut { data, row_stride, .. }) => data[first * *row_stride..]
-                .chunks_mut(strip * *row_stride)
-                .take(count.div_ceil(strip))
-                .map(|rows| Some((rows, *row_stride)))
-                .collect(),
-        };
+        let panel = &mut panel[..count * width];
+        let (rows, results) = (x.block(first, count), &mut results[first..first + count]);
+        product_in_tiles(panel, width, rows, candidates.transposed(), false, (count, block));
         panel
-            .par_chunks_mut(strip * m)
-            .zip(results[first..first + count].par_chunks_mut(strip))
-            .zip(gradients)
+            .par_chunks_mut(width)
+            .zip(&mut *results)
             .enumerate()
-            .for_each(|(index, ((similarities, results), gradient))| {
-                let start = first + index * strip;
-                let rows = results.len();
-                let candidates = y.block(0, m);
-                product(similarities, m, x.block(start, rows), candidates.transposed(), false);
-                for (k, (row, result)) in similarities.chunks_mut(m).zip(results).enumerate() {
-                    *result = pass.visit(start + k, row);
-                }
-                if let Some((gradient, stride)) = gradient {
-                    let weights = Block::new(similarities, rows, m, m);
-                    product(gradient, stride, weights, candidates, false);
-                }
-            });
+            .with_min_len(4)
+            .for_each(|(k, (row, result))| *result = pass.visit(first + k, &mut row[..m]));
 
-        let Some(dy) = &mut dy else { continue };
-        let rescale = pass.rescale(&results[first..first + count]);
+        let weights = Block::new(panel, count, m, width);
+        let rescale = if dy.is_some() { pass.rescale(results) } else { None };
         let anchors = match &rescale {
-            None => x.block(first, count),
+            None => rows,
             Some(rescale) => {
                 weighted.resize(count * d, 0.0);
                 for (k, (out, &weight)) in weighted.chunks_mut(d).zip(&rescale.rows).enumerate() {
@@ -121,21 +118,44 @@ pub(super) fn sweep<P: Pass>(
             }
         };
         let before = rescale.as_ref().map_or(1.0, |rescale| rescale.before);
-        let (block, stride) = (column_block(m), dy.row_stride);
-        let panel = &*panel;
-        dy.data.par_chunks_mut(block * stride).take(m.div_ceil(block)).enumerate().for_each(
-            |(index, out)| {
-                let start = index * block;
-                let cols = block.min(m - start);
-                if first > 0 && before != 1.0 {
-                    out.chunks_mut(stride).take(cols).for_each(|row| {
-                        row::multiply(&mut row[..d], before);
-                    });
+        let x_gradient = || {
+            if let Some(MatrixMut { data, row_stride, .. }) = &mut dx {
+                let out = &mut data[first * *row_stride..];
+                product_in_tiles(out, *row_stride, weights, candidates, false, gradient_tile(d));
+            }
+        };
+        let y_gradient = || {
+            if let Some(MatrixMut { data, row_stride, .. }) = &mut dy {
+                let (stride, add) = (*row_stride, first > 0);
+                if add && before != 1.0 {
+                    data.par_chunks_mut(stride)
+                        .take(m)
+                        .with_min_len(64)
+                        .for_each(|row| row::multiply(&mut row[..d], before));
                 }
-                let weights = Block::new(&panel[start..], count, cols, m).transposed();
-                product(out, stride, weights, anchors, first > 0);
-            },
-        );
+                product_in_tiles(data, stride, weights.transposed(), anchors, add, (block, d));
+            }
+        };
+        // Together: neither alone has work for many threads.
+        rayon::join(x_gradient, y_gradient);
     }
     results
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panel_is_bounded_and_its_rows_are_an_odd_number_of_lines_apart() {
+        for m in (1..400).chain([2048, 8192, 1 << 20, 1 << 26]) {
+            let stride = panel_stride(m);
+            assert!(stride >= m && stride < m + 9 * 16 && stride % 32 == 16, "{m}: {stride}");
+            for n in [1, 7, 64, 1000, 2048, 8192, 1 << 20] {
+                let rows = panel_rows(n, m);
+                assert!((1..=n.min(MOST_ROWS)).contains(&rows), "{n} × {m}: {rows}");
+                assert!(rows <= 8 || rows * m <= PANEL_ELEMENTS, "{n} × {m}: {rows}");
+            }
+        }
+    }
 }
