@@ -283,8 +283,8 @@ impl Session<'_> {
         let difference = self.difference(&mut ours, &mut theirs)?;
         difference.check(&name(self.options.dtype)).map_err(Trouble::Failed)?;
 
-        // Steps of a round: many enough for the clock.
-        let first = ours.number("step 1", "seconds")?;
+        // Steps of a round: enough for the clock, as the slower side goes.
+        let first = ours.number("step 1", "seconds")?.max(theirs.number("step 1", "seconds")?);
         let steps = (0.02 / first.max(1e-6)).ceil().clamp(1.0, 200.0);
         let command = format!("step {steps}");
         theirs.number(&command, "seconds")?;
