@@ -333,17 +333,19 @@ struct Moments {
     double moment;
 };
 
-__device__ __forceinline__ Moments merge(const Moments& a, const Moments& b, double scale) {
+// The same relative to another maximum.
+__device__ __forceinline__ Moments relative_to(const Moments& a, float maximum, double scale) {
     // Without negatives M is -inf, and must not meet another infinity.
-    if (a.sum == 0.0) return b;
-    if (b.sum == 0.0) return a;
+    const bool none = a.sum == 0.0;
+    const double below = none ? 0.0 : static_cast<double>(a.maximum) - maximum;
+    const double share = none ? 0.0 : exp(scale * below);
+    return Moments{maximum, share * a.sum, share * (a.moment + below * a.sum)};
+}
+
+__device__ __forceinline__ Moments merge(const Moments& a, const Moments& b, double scale) {
     const float top = fmaxf(a.maximum, b.maximum);
-    const double below_a = static_cast<double>(a.maximum) - top;
-    const double below_b = static_cast<double>(b.maximum) - top;
-    const double share_a = exp(scale * below_a), share_b = exp(scale * below_b);
-    return Moments{top, share_a * a.sum + share_b * b.sum,
-                   share_a * (a.moment + below_a * a.sum) +
-                       share_b * (b.moment + below_b * b.sum)};
+    const Moments one = relative_to(a, top, scale), other = relative_to(b, top, scale);
+    return Moments{top, one.sum + other.sum, one.moment + other.moment};
 }
 
 // Every row of tiles together, in a fixed tree. tile_*: [down][across]. Grid: down.

@@ -152,7 +152,13 @@ fn rounding(problem: &Problem, exact: &Answer<f64>, accuracy: Accuracy) -> Round
         *omega = if *w > 0.0 { *omega / w } else { 0.0 } + 8.0 * U;
     }
 
-    // |ΔG|
+    // |ΔG|. An exponential may be flushed to zero that a factor would have brought back: s, and where
+    // positives are summed up as many of these as there are.
+    let summed = match problem.reduction {
+        Reduction::Mean => 1.0,
+        Reduction::Sum => problem.count(Pair::Positive) as f64,
+    };
+    let largest = (s * summed).max(1.0);
     let mut gamma = vec![0.0; n * m];
     for i in 0..n {
         let g = problem.group(i);
@@ -181,7 +187,7 @@ fn rounding(problem: &Problem, exact: &Answer<f64>, accuracy: Accuracy) -> Round
                     s * epsilon[at] + lambda[g] + 2.0 * U * below + omega + 8.0 * U
                 }
             };
-            gamma[at] = weights[at].abs() * relative.exp_m1() + TINY * s.max(1.0);
+            gamma[at] = weights[at].abs() * relative.exp_m1() + TINY * largest;
         }
     }
 

@@ -22,8 +22,9 @@ use std::time::Instant;
 /// What the names of the CUDA tests begin with.
 const CUDA: &str = "cuda_";
 
-/// The compute capabilities that the emulator is asked to have, one run of the CUDA tests each.
-const EMULATED: [&str; 2] = ["8.0", "9.0"];
+/// The compute capabilities that the emulator is asked to have, one run of the CUDA tests each, and
+/// the tile engine of the run: an interpreter of kernels takes minutes for all of either.
+const EMULATED: [(&str, &str); 2] = [("8.0", "sm80"), ("9.0", "simt")];
 
 /// The command.
 pub fn run(emulator: bool) -> Result<(), String> {
@@ -105,10 +106,15 @@ fn cuda(report: &mut Report, emulator: bool) {
         Ok(path) => path,
         Err(error) => return report.failure("cuda on the emulator", &error.to_string()),
     };
-    for capability in EMULATED {
-        let engine = format!("cuda on the emulator, compute capability {capability}");
-        let variables =
-            [(variable, path.as_os_str()), ("CUDA_EMULATOR_CC", OsStr::new(capability))];
+    for (capability, tiles) in EMULATED {
+        let engine = format!(
+            "cuda on the emulator, compute capability {capability}, tile engine {tiles}"
+        );
+        let variables = [
+            (variable, path.as_os_str()),
+            ("CUDA_EMULATOR_CC", OsStr::new(capability)),
+            ("METRIC_KERNELS_TILE_ENGINE", OsStr::new(tiles)),
+        ];
         match probe::device(variables) {
             Ok((_, found)) if found == capability => {
                 report.stage(&engine, tests().envs(variables));
