@@ -48,7 +48,8 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     // The folder and not its files: a new program must be noticed too.
     println!("cargo::rerun-if-changed=kernels");
-    for variable in [SKIP, "DOCS_RS", ARCHS, find::VARIABLE].iter().chain(&find::TOOLKIT_VARIABLES) {
+    for variable in [SKIP, "DOCS_RS", ARCHS, find::VARIABLE].iter().chain(&find::TOOLKIT_VARIABLES)
+    {
         println!("cargo::rerun-if-env-changed={variable}");
     }
 

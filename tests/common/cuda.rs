@@ -145,12 +145,8 @@ impl Harness for Cuda {
             (_, DType::F32, Precision::Single) => {
                 Accuracy { products: 2.0 * two(-11), weights: two(-10), floor: two(-38) }
             }
-            (_, DType::F16, _) => {
-                Accuracy { products: 0.0, weights: two(-11), floor: two(-38) }
-            }
-            (_, DType::Bf16, _) => {
-                Accuracy { products: 0.0, weights: two(-8), floor: two(-59) }
-            }
+            (_, DType::F16, _) => Accuracy { products: 0.0, weights: two(-11), floor: two(-38) },
+            (_, DType::Bf16, _) => Accuracy { products: 0.0, weights: two(-8), floor: two(-59) },
         }
     }
 }

@@ -60,8 +60,7 @@ fn assert_exact<H: Harness>(harness: &mut H, problem: &Problem) {
         for i in 0..rows {
             for j in 0..cols {
                 for k in 0..d {
-                    sizes[i * d + k] +=
-                        (part * of(i, j).abs() + floor) * other[j * d + k].abs();
+                    sizes[i * d + k] += (part * of(i, j).abs() + floor) * other[j * d + k].abs();
                 }
             }
         }

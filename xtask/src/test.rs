@@ -107,9 +107,8 @@ fn cuda(report: &mut Report, emulator: bool) {
         Err(error) => return report.failure("cuda on the emulator", &error.to_string()),
     };
     for (capability, tiles) in EMULATED {
-        let engine = format!(
-            "cuda on the emulator, compute capability {capability}, tile engine {tiles}"
-        );
+        let engine =
+            format!("cuda on the emulator, compute capability {capability}, tile engine {tiles}");
         let variables = [
             (variable, path.as_os_str()),
             ("CUDA_EMULATOR_CC", OsStr::new(capability)),

@@ -843,7 +843,18 @@ impl Launcher<'_> {
         };
         let threads = kind.tile.threads();
         let launched: Result<()> = launch!(
-            self, function, grid, threads, &a, &b, &depth, &count, &split_depth, &part, &mix, &out,
+            self,
+            function,
+            grid,
+            threads,
+            &a,
+            &b,
+            &depth,
+            &count,
+            &split_depth,
+            &part,
+            &mix,
+            &out,
         );
         if splits.count == 1 {
             return launched;
@@ -872,13 +883,7 @@ impl Launcher<'_> {
     }
 
     /// `top` (one u32) = the bits of the largest magnitude of `x`, rows × depth; it was 0.
-    pub unsafe fn matrix_top(
-        &self,
-        x: Operand,
-        rows: u32,
-        depth: u32,
-        top: Address,
-    ) -> Result<()> {
+    pub unsafe fn matrix_top(&self, x: Operand, rows: u32, depth: u32, top: Address) -> Result<()> {
         // Enough blocks for any chip; each takes its rows in turn.
         let grid = (rows as usize).div_ceil(WARPS).min(4096);
         launch!(self, &self.table.rows.matrix_top, grid, THREADS, &x, &rows, &depth, &top)

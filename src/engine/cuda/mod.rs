@@ -20,7 +20,7 @@
 //! matrix, four for those of each row. Loss and gradients then run as without mining.
 //!
 //! Where data make a list overflow or a guess fail (many equal similarities at the place that counts,
-//! the hardest pairs all together), three to seven more passes find the same set. That is decided on
+//! the hardest pairs all together), three to nine more passes find the same set. That is decided on
 //! the device, by launches that are always made and end at once where they are not needed: nothing
 //! waits for the host, and a captured graph is right whatever data it is replayed on.
 //!
@@ -354,11 +354,8 @@ impl CudaEngine {
         let stream = self.stream.clone();
         let mut guards = Guards::new(&stream);
         let input = guards.input(problem, shape);
-        let plan = self.planner(self.operands_of::<T>(&input)).plan(
-            &shape,
-            loss.is_some(),
-            wanted,
-        )?;
+        let plan =
+            self.planner(self.operands_of::<T>(&input)).plan(&shape, loss.is_some(), wanted)?;
         let base = self.slab.reserve(&stream, plan.bytes)?;
         let loss = loss.map(|loss| guards.write(loss));
         let backward = backward.map(|(upstream, out)| {

@@ -210,7 +210,8 @@ impl Embeddings {
             None => layout.take::<u8>(usize::MAX),
         };
         let own_y = !shape.shared;
-        let (x, y) = (rows(operands.prepare_x, shape.n)?, rows(operands.prepare_y && own_y, shape.m)?);
+        let (x, y) =
+            (rows(operands.prepare_x, shape.n)?, rows(operands.prepare_y && own_y, shape.m)?);
         let mut factors =
             |wanted: bool, rows: usize| layout.take::<f32>(if wanted { rows } else { 0 });
         Ok(Self {
@@ -529,11 +530,7 @@ impl OnePassPlan {
     fn plan(layout: &mut Layout, shape: &Shape, tile: Tile, rows: usize) -> Result<Self> {
         let Shape { n, m, .. } = *shape;
         let mut sums = |count: usize| -> Result<[Region; 3]> {
-            Ok([
-                layout.take::<f32>(count)?,
-                layout.take::<f32>(count)?,
-                layout.take::<f64>(count)?,
-            ])
+            Ok([layout.take::<f32>(count)?, layout.take::<f32>(count)?, layout.take::<f64>(count)?])
         };
         let all = n.div_ceil(tile.side());
         let (tiles, groups) = (sums(weight_blocks(tile, rows, m))?, sums(all)?);
@@ -1013,8 +1010,7 @@ impl Pass<'_> {
         unsafe {
             self.launch.scalar(upstream.0, upstream.1, false, factor)?;
             // After a forward pass of the same call the prepared rows are still there.
-            let rows =
-                if self.plan.forward.is_some() { self.rows() } else { self.embeddings()? };
+            let rows = if self.plan.forward.is_some() { self.rows() } else { self.embeddings()? };
             let pairs = self.ranges(&plan.ranges)?;
             self.coefficients(groups, coefficients)?;
             let pairs = mining::mined(pairs, shape, self.saved.cuts.at(self.saved_base));
@@ -1203,8 +1199,7 @@ impl Pass<'_> {
                         ..levels
                     };
                     let results = levels.results;
-                    self.launch
-                        .column_levels(panel.levels, down, across, unit, before, results)?;
+                    self.launch.column_levels(panel.levels, down, across, unit, before, results)?;
                     self.launch.product(
                         plan.product_kind,
                         Product::ColumnsColumns,

@@ -3,8 +3,8 @@
 use cudarc::driver::{CudaFunction, DeviceRepr, PushKernelArg};
 
 use super::{
-    Address, Coefficients, Groups, Kind, Launcher, Operand, Output, Pairs, THREADS, Tile, WARPS, blocks,
-    configuration,
+    Address, Coefficients, Groups, Kind, Launcher, Operand, Output, Pairs, THREADS, Tile, WARPS,
+    blocks, configuration,
 };
 use crate::Result;
 use crate::engine::cuda::kernels::MiningTileKernels;
@@ -124,7 +124,8 @@ impl Launcher<'_> {
         &kind.kernels(self.table).mining
     }
 
-    /// Begins searches for the k hardest of `count` groups, rows from `first` on. `above`: the bits of ~row and ~column
+    /// Begins searches for the k hardest of `count` groups, rows from `first` on. `above`: the bits
+    /// of ~row and ~column
     /// that no digit covers. Nothing is done where `gate` is not 0 and a 0 stands there.
     pub unsafe fn begin_search(
         &self,
@@ -238,8 +239,8 @@ impl Launcher<'_> {
     /// Adds the negatives of some rows that their cuts include to a list, in any order: those of the
     /// sample's tiles, whose lines are rows of tiles or all of them. The first row is a multiple of
     /// the tile's side, the end another, or the last row's. What `above` includes is counted
-    /// and not added. Nothing is done where `gate` is not 0 and a 0 stands there. `pairs` with cuts, not MINED,
-    /// ranges per side of the tile. `poison`: rows u32, NaN's bits set where a row is not finite;
+    /// and not added. Nothing is done where `gate` is not 0 and a 0 stands there. `pairs` with cuts,
+    /// not MINED, ranges per side of the tile. `poison`: rows u32, NaN's bits set where a row is not finite;
     /// `positive`: rows f32, as [`Launcher::stats`] leaves them; either may be 0.
     pub unsafe fn collect(
         &self,
