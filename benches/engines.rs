@@ -1,7 +1,8 @@
 //! Room: benches. The engines over sizes and element types: `cargo bench --bench engines`.
 //!
-//! Groups: `similarity`, `log_sum_exp`, `loss`, `loss_and_gradients`, `normalize`, for each engine
-//! that is there; names are `group/engine/what/dtype/n x d`, and an argument selects by substring.
+//! Groups: `similarity`, `log_sum_exp`, `loss`, `loss_and_gradients`, `mining`, `normalize`, for
+//! each engine that is there; names are `group/engine/what/dtype/n x d`, and an argument selects by
+//! substring.
 //! On CUDA times are those between two events, inputs are rotated so that none waits in the L2, and
 //! rates stand beside cuBLAS's for S = X·Yᵀ of the same type and size, where there is a cuBLAS. On
 //! the CPU the last lines are ratios to plain products of the `gemm` crate, measured in turn.
@@ -34,9 +35,14 @@ enum Work {
     Normalize,
     Loss(&'static str),
     LossAndGradients(&'static str),
+    Mining(&'static str),
 }
 
 const LOSSES: [&str; 3] = ["cross-example", "in-batch", "ice"];
+
+/// Loss and gradients with the hardest n or 10·n pairs of the matrix, with 64 of each row; and the
+/// 64 most similar candidates of each row themselves.
+const MINED: [&str; 4] = ["matrix-n", "matrix-10n", "rows-64", "top-64"];
 
 impl Work {
     fn all() -> impl Iterator<Item = Self> {
@@ -45,6 +51,7 @@ impl Work {
             .into_iter()
             .chain(losses.clone().map(Self::Loss))
             .chain(losses.map(Self::LossAndGradients))
+            .chain(MINED.into_iter().map(Self::Mining))
     }
 
     fn group(self) -> &'static str {
@@ -54,12 +61,13 @@ impl Work {
             Self::Normalize => "normalize",
             Self::Loss(_) => "loss",
             Self::LossAndGradients(_) => "loss_and_gradients",
+            Self::Mining(_) => "mining",
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Self::Loss(name) | Self::LossAndGradients(name) => name,
+            Self::Loss(name) | Self::LossAndGradients(name) | Self::Mining(name) => name,
             Self::Similarity => "matrix",
             Self::LogSumExp => "rows",
             Self::Normalize => "rows",
@@ -70,7 +78,7 @@ impl Work {
     fn flop(self, n: usize, d: usize) -> f64 {
         let product = 2.0 * n as f64 * n as f64 * d as f64;
         match self {
-            Self::Similarity | Self::LogSumExp | Self::Loss(_) => product,
+            Self::Similarity | Self::LogSumExp | Self::Loss(_) | Self::Mining(_) => product,
             Self::LossAndGradients("cross-example") => 3.0 * product,
             // On a GPU the log-sum-exp of a row must be complete before dY: S twice.
             Self::LossAndGradients(_) => 4.0 * product,
@@ -79,9 +87,12 @@ impl Work {
     }
 }
 
-fn family(name: &str) -> Family {
+fn family(name: &str, n: usize) -> Family {
     const SCALE: f32 = 20.0;
     match name {
+        "matrix-n" => *CrossExampleSoftmax::new(SCALE).hardest(n).family(),
+        "matrix-10n" => *CrossExampleSoftmax::new(SCALE).hardest(10 * n).family(),
+        "rows-64" => *InBatchSoftmax::new(SCALE).hardest_per_row(64).family(),
         "cross-example" => *CrossExampleSoftmax::new(SCALE).family(),
         "in-batch" => *InBatchSoftmax::new(SCALE).family(),
         _ => *InstanceCrossEntropy::new(SCALE).family(),
@@ -136,16 +147,19 @@ impl<P: Place, T: Data + Element> Inputs<P, T> {
                 ops::normalize_into(engine, x, MatrixMut::new(&mut self.gradients[0], n, d)?)?;
             }
             Work::Loss(name) => {
-                family(name).forward(engine, batch(name))?;
+                family(name, n).forward(engine, batch(name))?;
             }
-            Work::LossAndGradients(name) => {
+            Work::Mining("top-64") => {
+                ops::top_k(engine, x, y, 64, Scope::Row)?;
+            }
+            Work::LossAndGradients(name) | Work::Mining(name) => {
                 let [dx, dy] = &mut self.gradients;
                 let out = GradientsMut {
                     x: Some(MatrixMut::new(dx, n, d)?),
                     y: if name == "ice" { None } else { Some(MatrixMut::new(dy, n, d)?) },
                     scale: None,
                 };
-                family(name).loss_and_gradients_into(engine, batch(name), out)?;
+                family(name, n).loss_and_gradients_into(engine, batch(name), out)?;
             }
         }
         Ok(())

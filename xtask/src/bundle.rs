@@ -270,7 +270,8 @@ mod tests {
         assert!(status == 1 && said.contains("no test was run"), "{said}");
 
         let slow = [("cuda_a", "exec sleep 30"), ("cuda_b", passes)];
-        let (status, said) = outcome("slow", true, &slow, &["tests", "1"]);
+        // Long enough for a busy machine to begin the first.
+        let (status, said) = outcome("slow", true, &slow, &["tests", "8"]);
         assert!(
             status == 1 && said.contains("out of time") && said.contains("not begun"),
             "{said}"
