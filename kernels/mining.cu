@@ -25,17 +25,22 @@ using tile::Operand;
 constexpr unsigned MATRIX_BITS = 11;
 constexpr unsigned ROW_BITS = 8;
 
+// Shared memory: the product's, then a row of every thread, which `each` uses, and the counts.
 template <class Tile>
-struct Counts {
-    float row[Tile::COLUMNS][Tile::THREADS];  // what `each` uses
-    unsigned counts[1 << MATRIX_BITS];
+union Counting {
+    typename Tile::Storage product;
+    struct {
+        float row[Tile::COLUMNS][Tile::THREADS];
+        unsigned counts[1 << MATRIX_BITS];
+    } after;
 };
 
 template <class Tile>
 __device__ __forceinline__ void count_matrix(const Operand& x, const Operand& y, unsigned depth,
                                              const Pairs& pairs, const Step& step,
                                              const Search* search, unsigned long long* counters) {
-    __shared__ typename Tile::Storage storage;
+    __shared__ Counting<Tile> shared;
+    typename Tile::Storage& storage = shared.product;
     if (search->settled) return;
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
     const unsigned i0 = blockIdx.x / across * Tile::SIDE;
@@ -47,8 +52,7 @@ __device__ __forceinline__ void count_matrix(const Operand& x, const Operand& y,
     Cells<Tile> cells;
     if (!plain) cells.classify(pairs, i0, j0);
     // A warp counts into shared memory before all of them do into global: few digits are common.
-    // The product's memory holds a row of every thread, and the counts after it.
-    auto& counts = reinterpret_cast<Counts<Tile>&>(storage).counts;
+    auto& counts = shared.after.counts;
     for (unsigned i = threadIdx.x; i < 1 << MATRIX_BITS; i += Tile::THREADS) counts[i] = 0;
     __syncthreads();
     const Search found = *search;
