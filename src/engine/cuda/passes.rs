@@ -664,10 +664,16 @@ impl Planner {
         }
         let shape = &Shape { list: None, ..*shape };
         let plan = TopKPlan::plan(operands, shape, kind, pairs, true)?;
-        if plan.bytes > self.bound {
-            return Err(Error::WorkspaceTooSmall { needed: plan.bytes, bound: self.bound });
-        }
+        self.within_bound(plan.bytes)?;
         Ok(plan)
+    }
+
+    /// Whether the caller allows so many bytes.
+    fn within_bound(&self, needed: usize) -> Result<()> {
+        match needed <= self.bound {
+            true => Ok(()),
+            false => Err(Error::WorkspaceTooSmall { needed, bound: self.bound }),
+        }
     }
 
     /// Plans a log-sum-exp over all pairs.
@@ -681,9 +687,7 @@ impl Planner {
         let operands = self.operands;
         let plan =
             LogSumExpPlan { operands, embeddings, scale, groups, result, bytes: layout.bytes() };
-        if plan.bytes > self.bound {
-            return Err(Error::WorkspaceTooSmall { needed: plan.bytes, bound: self.bound });
-        }
+        self.within_bound(plan.bytes)?;
         Ok(plan)
     }
 
@@ -694,9 +698,7 @@ impl Planner {
         let kind = self.kind(self.tile(shape.n, shape.m));
         let plan =
             SimilarityPlan { operands: self.operands, embeddings, kind, bytes: layout.bytes() };
-        if plan.bytes > self.bound {
-            return Err(Error::WorkspaceTooSmall { needed: plan.bytes, bound: self.bound });
-        }
+        self.within_bound(plan.bytes)?;
         Ok(plan)
     }
 }
@@ -734,9 +736,11 @@ impl Rows {
     fn new(operands: &Operands, embeddings: &Embeddings, input: &Input, base: Address) -> Self {
         let Input { shape, x, y, .. } = input;
         let side = |own: Operand, rows: usize, prepared: bool, place: Region, factor: Region| {
-            Self::prepared(operands, shape, rows, place.at(base), factor.at(base))
-                .filter(|_| prepared)
-                .unwrap_or(own)
+            if prepared {
+                Self::prepared(operands, shape, rows, place.at(base), factor.at(base))
+            } else {
+                own
+            }
         };
         let at = embeddings;
         let x = side(*x, shape.n, operands.prepare_x, at.x, at.x_factor);
@@ -754,12 +758,11 @@ impl Rows {
         rows: usize,
         place: Address,
         factor: Address,
-    ) -> Option<Operand> {
-        let stride = Operands::padded(shape.d);
-        Some(match operands.arithmetic {
-            Arithmetic::F32 => Operand::new(place, stride, DType::F32),
+    ) -> Operand {
+        match operands.arithmetic {
+            Arithmetic::F32 => Operand::new(place, Operands::padded(shape.d), DType::F32),
             _ => Self::target(operands, shape, rows, place, factor).operand(),
-        })
+        }
     }
 
     fn target(
