@@ -87,6 +87,32 @@ __device__ __forceinline__ Unit unit(const Operand& x, long long row, unsigned d
     return Unit{power, 1.0f / norm};
 }
 
+// A matrix to be written in any element type. Twin of launch::Destination.
+struct Destination {
+    void* data;
+    long long stride;  // in elements
+    unsigned rows;
+    unsigned columns;
+    int type;
+
+    __device__ __forceinline__ void put(long long row, unsigned column, float value) const {
+        const long long at = row * stride + column;
+        if (type == tile::F32)
+            static_cast<float*>(data)[at] = value;
+        else
+            static_cast<unsigned short*>(data)[at] =
+                type == tile::F16 ? ptx::f32_to_f16(value) : ptx::f32_to_bf16(value);
+    }
+};
+
+// out = x, rounded to out's type. Grid: ceil(rows / 8), a warp a row.
+extern "C" __global__ void __launch_bounds__(THREADS) convert(Operand x, Destination out) {
+    const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
+    if (row >= out.rows) return;
+    for (unsigned k = threadIdx.x % 32; k < out.columns; k += 32)
+        out.put(row, k, element(x, row * x.stride + k));
+}
+
 // out = rows of x divided by their norms. Grid: ceil(rows / 8), a warp a row.
 extern "C" __global__ void __launch_bounds__(THREADS)
     normalize(Operand x, unsigned depth, float eps, Output out) {
@@ -99,9 +125,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // out = (g - u (u . g)) / |x|, u = x / |x|: the gradient with respect to x from that of its unit
-// rows. out may be g. Grid: ceil(rows / 8), a warp a row.
+// rows. out may be g where both are f32. Grid: ceil(rows / 8), a warp a row.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    normalize_backward(Operand x, Operand g, unsigned depth, float eps, Output out) {
+    normalize_backward(Operand x, Operand g, unsigned depth, float eps, Destination out) {
     const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= out.rows) return;
     const Unit scale = unit(x, row, depth, eps);
@@ -113,9 +139,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     dot = warp_sum(dot);
     for (unsigned k = threadIdx.x % 32; k < depth; k += 32) {
         const float u = element(x, start + k) * scale.power * scale.inverse;
-        out.data[row * out.stride + k] =
-            scale.power == 0.0f ? 0.0f
-                                : fmaf(-u, dot, gradient[k]) * scale.inverse * scale.power;
+        const float value = fmaf(-u, dot, gradient[k]) * scale.inverse * scale.power;
+        out.put(row, k, scale.power == 0.0f ? 0.0f : value);
     }
 }
 

@@ -1,8 +1,9 @@
-//! The primitives on the CUDA engine, in every element type.
+//! The primitives on the CUDA engine and gradients, in every element type.
 
 mod common;
 
 use common::cuda::Cuda;
+use common::gradient_types::gradients_in_16_bits_are_the_f32_ones_rounded;
 use common::primitives::{
     log_sum_exp_of_rows_and_of_the_matrix, normalize_and_back, similarity_is_every_dot_product,
     top_k_is_the_first_after_sorting, top_k_of_any_numbers,
@@ -40,4 +41,10 @@ fn top_k() {
     top_k_of_any_numbers::<_, f32>(&mut cuda);
     top_k_of_any_numbers::<_, f16>(&mut cuda);
     top_k_of_any_numbers::<_, bf16>(&mut cuda);
+}
+
+#[test]
+fn gradients_in_16_bits() {
+    let Some(mut cuda) = Cuda::open("gradients_in_16_bits") else { return };
+    gradients_in_16_bits_are_the_f32_ones_rounded(&mut cuda);
 }

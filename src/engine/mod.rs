@@ -101,16 +101,20 @@ impl<'a, D: Device, T: 'static> Problem<'a, D, T> {
 
 /// Where gradients go; what is `None` is not computed where that saves work. Overwritten, not
 /// added to.
-pub struct GradientsMut<'g, D: Device> {
+///
+/// `G` is the element type of dX and dY, whatever that of the embeddings. They are summed in `f32`
+/// and rounded once at the end, to nearest; what lies beyond the range of `G` becomes infinite.
+/// Another type than `f32` takes scratch memory of the size of the `f32` gradients.
+pub struct GradientsMut<'g, D: Device, G: 'static = f32> {
     /// n×d. In the shared case the whole gradient of the one set.
-    pub x: Option<MatrixMut<'g, D, f32>>,
+    pub x: Option<MatrixMut<'g, D, G>>,
     /// m×d; must be `None` in the shared case.
-    pub y: Option<MatrixMut<'g, D, f32>>,
+    pub y: Option<MatrixMut<'g, D, G>>,
     /// One element: the gradient with respect to the scale.
     pub scale: Option<D::ViewMut<'g, f32>>,
 }
 
-impl<D: Device> Default for GradientsMut<'_, D> {
+impl<D: Device, G: 'static> Default for GradientsMut<'_, D, G> {
     fn default() -> Self {
         Self { x: None, y: None, scale: None }
     }
@@ -174,22 +178,22 @@ pub trait Engine: sealed::Sealed + Sized {
     ///
     /// # Errors
     /// If the problem or the outputs do not fit; see [`crate::Error`].
-    fn backward<T: Element>(
+    fn backward<T: Element, G: Element>(
         &mut self,
         problem: &Problem<'_, Self::Device, T>,
         statistics: &Self::Statistics,
         upstream: Scalar<'_, Self::Device>,
-        out: GradientsMut<'_, Self::Device>,
+        out: GradientsMut<'_, Self::Device, G>,
     ) -> Result<()>;
 
     /// Loss and gradients in the fewest products the engine knows.
     ///
     /// # Errors
     /// If the problem or the outputs do not fit; see [`crate::Error`].
-    fn loss_and_gradients<T: Element>(
+    fn loss_and_gradients<T: Element, G: Element>(
         &mut self,
         problem: &Problem<'_, Self::Device, T>,
-        out: GradientsMut<'_, Self::Device>,
+        out: GradientsMut<'_, Self::Device, G>,
     ) -> Result<Self::Buffer>;
 
     /// S = X·Yᵀ, n×m, for those who want the matrix itself. See [`crate::ops::similarity`].

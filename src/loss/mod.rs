@@ -156,7 +156,8 @@ pub struct Forward<'a, E: Engine, T: 'static> {
     problem: Problem<'a, E::Device, T>,
 }
 
-/// Gradients in new buffers of the engine's workspace.
+/// Gradients in new buffers of the engine's workspace, in `f32`; for other types there are the calls
+/// that end in `_into`.
 pub struct Gradients<E: Engine> {
     /// n×d; in the shared case the whole gradient of the one set.
     pub x: E::Buffer,
@@ -274,17 +275,18 @@ pub trait Loss: Sized {
         Ok(gradients)
     }
 
-    /// [`backward`](Self::backward) into the caller's buffers; what is `None` is left out.
+    /// [`backward`](Self::backward) into the caller's buffers, in `f32`, `f16` or `bf16`; what is
+    /// `None` is left out.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] names `gradient x`, `gradient y` or `gradient scale`; nothing
     /// has been written then.
-    fn backward_into<'u, E: Engine, T: Element>(
+    fn backward_into<'u, E: Engine, T: Element, G: Element>(
         &self,
         engine: &mut E,
         forward: &Forward<'_, E, T>,
         upstream: impl Into<Scalar<'u, E::Device>>,
-        out: GradientsMut<'_, E::Device>,
+        out: GradientsMut<'_, E::Device, G>,
     ) -> Result<()> {
         check_outputs(&forward.problem, &out)?;
         let upstream = upstream.into();
@@ -312,15 +314,15 @@ pub trait Loss: Sized {
     }
 
     /// [`loss_and_gradients`](Self::loss_and_gradients) with the gradients in the caller's
-    /// buffers; what is `None` is left out.
+    /// buffers, in `f32`, `f16` or `bf16`; what is `None` is left out.
     ///
     /// # Errors
     /// As [`forward`](Self::forward) and [`backward_into`](Self::backward_into).
-    fn loss_and_gradients_into<'a, E: Engine, T: Element>(
+    fn loss_and_gradients_into<'a, E: Engine, T: Element, G: Element>(
         &self,
         engine: &mut E,
         batch: impl Into<Batch<'a, E::Device, T>>,
-        out: GradientsMut<'_, E::Device>,
+        out: GradientsMut<'_, E::Device, G>,
     ) -> Result<E::Buffer>
     where
         E::Device: 'a,
@@ -438,11 +440,11 @@ fn mining(mining: Mining, n: usize, m: usize) -> Result<Mining> {
     Ok(if k as u128 >= pairs { Mining::All } else { mining })
 }
 
-fn check_outputs<D: Device, T: 'static>(
+fn check_outputs<D: Device, T: 'static, G: 'static>(
     problem: &Problem<'_, D, T>,
-    out: &GradientsMut<'_, D>,
+    out: &GradientsMut<'_, D, G>,
 ) -> Result<()> {
-    let shape = |argument, out: &Option<MatrixMut<'_, D, f32>>, rows: usize| match out {
+    let shape = |argument, out: &Option<MatrixMut<'_, D, G>>, rows: usize| match out {
         Some(out) if (out.rows, out.cols) != (rows, problem.x.cols) => Err(Error::argument(
             argument,
             format!("{} × {}", out.rows, out.cols),

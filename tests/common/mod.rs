@@ -7,6 +7,7 @@ pub mod cases;
 pub mod compare;
 pub mod cuda;
 pub mod edge_cases;
+pub mod gradient_types;
 pub mod identities;
 pub mod mining;
 pub mod oracle;

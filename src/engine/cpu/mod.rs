@@ -26,7 +26,7 @@ use crate::engine::{Engine, GradientsMut, Problem, sealed};
 use crate::loss::formula::{self, Group, Mining, Scope, Terms};
 use crate::matrix::{Host, Matrix, MatrixMut, Scalar};
 use crate::ops::{TopK, check_dimension, check_shape, pairs_of_top_k};
-use crate::{Element, Error, Result};
+use crate::{DType, Element, Error, Result};
 
 /// Performs the passes on the CPU: rayon's current thread pool, products by the `gemm` crate.
 ///
@@ -365,6 +365,32 @@ impl CpuEngine {
         growing.finish(prepared, f64::from(upstream) / divisor(problem, &statistics.totals));
     }
 
+    /// Loss and gradients.
+    fn step<T: Element>(
+        &mut self,
+        problem: &Problem<'_, Host, T>,
+        prepared: &Prepared<'_>,
+        out: GradientsMut<'_, Host>,
+    ) -> f64 {
+        let growing = Growing::new(prepared, out);
+        if prepared.scale.is_nan() {
+            growing.poison();
+            return f64::NAN;
+        }
+        match (problem.scope, self.choose(problem, prepared)) {
+            (Scope::Row, Chosen::Masked(mined)) => self.row_step(problem, prepared, mined, growing),
+            (Scope::Matrix, Chosen::Masked(mined)) if prepared.pairs.are_single() => {
+                self.matrix_step(problem, prepared, mined, growing)
+            }
+            // With labels, the weight of a negative waits for positives all over the matrix.
+            (_, chosen) => {
+                let statistics = self.statistics(problem, prepared, chosen);
+                self.gradients(problem, prepared, &statistics, 1.0, growing.out);
+                loss(problem, &statistics.totals)
+            }
+        }
+    }
+
     /// Row scope, in 3 products: a strip holds whole rows, so their weights are final at once.
     fn row_step<T: Element>(
         &mut self,
@@ -439,6 +465,44 @@ impl CpuEngine {
     }
 }
 
+/// Has gradients of any type computed in `f32`, and rounds them.
+fn in_f32<G: Element, R>(
+    out: GradientsMut<'_, Host, G>,
+    compute: impl FnOnce(GradientsMut<'_, Host>) -> R,
+) -> R {
+    let GradientsMut { mut x, mut y, scale } = out;
+    if G::DTYPE == DType::F32 {
+        return compute(GradientsMut { x: x.map(cast), y: y.map(cast), scale });
+    }
+    let scratch = |out: &Option<MatrixMut<'_, Host, G>>| {
+        out.as_ref().map(|out| (vec![0.0f32; out.rows * out.cols], out.rows, out.cols))
+    };
+    let (mut dx, mut dy) = (scratch(&x), scratch(&y));
+    let result = compute(GradientsMut { x: view(&mut dx), y: view(&mut dy), scale });
+    for (out, sums) in [(&mut x, dx), (&mut y, dy)] {
+        let (Some(out), Some((sums, _, d))) = (out, sums) else { continue };
+        let rows = out.data.par_chunks_mut(out.row_stride).zip(sums.par_chunks(d));
+        rows.with_min_len(64).for_each(|(out, sums)| {
+            out.iter_mut().zip(sums).for_each(|(out, &sum)| *out = G::from_f32(sum));
+        });
+    }
+    result
+}
+
+type Sums = Option<(Vec<f32>, usize, usize)>;
+
+fn view(sums: &mut Sums) -> Option<MatrixMut<'_, Host, f32>> {
+    let (data, rows, cols) = sums.as_mut()?;
+    let (rows, cols) = (*rows, *cols);
+    Some(MatrixMut { data: data.as_mut_slice(), rows, cols, row_stride: cols })
+}
+
+/// A matrix of `f32`, whatever its type is called.
+fn cast<G: Element>(out: MatrixMut<'_, Host, G>) -> MatrixMut<'_, Host, f32> {
+    let MatrixMut { data, rows, cols, row_stride } = out;
+    MatrixMut { data: bytemuck::cast_slice_mut(data), rows, cols, row_stride }
+}
+
 /// That an explicit index is in range and that some pair is positive, for any engine that has
 /// brought them to the host.
 pub(in crate::engine) fn check_positives<T: 'static>(problem: &Problem<'_, Host, T>) -> Result<()> {
@@ -511,43 +575,25 @@ impl Engine for CpuEngine {
         Ok((vec![loss(problem, &statistics.totals) as f32], statistics))
     }
 
-    fn backward<T: Element>(
+    fn backward<T: Element, G: Element>(
         &mut self,
         problem: &Problem<'_, Host, T>,
         statistics: &Statistics,
         upstream: Scalar<'_, Host>,
-        out: GradientsMut<'_, Host>,
+        out: GradientsMut<'_, Host, G>,
     ) -> Result<()> {
         let prepared = Prepared::new(problem)?;
-        self.gradients(problem, &prepared, statistics, read(upstream), out);
+        in_f32(out, |out| self.gradients(problem, &prepared, statistics, read(upstream), out));
         Ok(())
     }
 
-    fn loss_and_gradients<T: Element>(
+    fn loss_and_gradients<T: Element, G: Element>(
         &mut self,
         problem: &Problem<'_, Host, T>,
-        out: GradientsMut<'_, Host>,
+        out: GradientsMut<'_, Host, G>,
     ) -> Result<Vec<f32>> {
         let prepared = Prepared::new(problem)?;
-        let growing = Growing::new(&prepared, out);
-        if prepared.scale.is_nan() {
-            growing.poison();
-            return Ok(vec![f32::NAN]);
-        }
-        let value = match (problem.scope, self.choose(problem, &prepared)) {
-            (Scope::Row, Chosen::Masked(mined)) => {
-                self.row_step(problem, &prepared, mined, growing)
-            }
-            (Scope::Matrix, Chosen::Masked(mined)) if prepared.pairs.are_single() => {
-                self.matrix_step(problem, &prepared, mined, growing)
-            }
-            // With labels, the weight of a negative waits for positives all over the matrix.
-            (_, chosen) => {
-                let statistics = self.statistics(problem, &prepared, chosen);
-                self.gradients(problem, &prepared, &statistics, 1.0, growing.out);
-                loss(problem, &statistics.totals)
-            }
-        };
+        let value = in_f32(out, |out| self.step(problem, &prepared, out));
         Ok(vec![value as f32])
     }
 

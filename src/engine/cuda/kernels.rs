@@ -49,6 +49,7 @@ pub(super) struct TileKernels {
 pub(super) struct RowKernels {
     pub scalar: CudaFunction,
     pub normalize: CudaFunction,
+    pub convert: CudaFunction,
     pub normalize_backward: CudaFunction,
     pub key_ranges: CudaFunction,
     pub merge_groups: CudaFunction,
@@ -172,6 +173,7 @@ impl Kernels {
             rows: RowKernels {
                 scalar: rows.load_function("scalar")?,
                 normalize: rows.load_function("normalize")?,
+                convert: rows.load_function("convert")?,
                 normalize_backward: rows.load_function("normalize_backward")?,
                 key_ranges: rows.load_function("key_ranges")?,
                 merge_groups: rows.load_function("merge_groups")?,

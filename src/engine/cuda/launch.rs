@@ -169,6 +169,37 @@ impl Output {
     }
 }
 
+/// Twin of Destination (kernels/rows.cu): a matrix to be written in any element type.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Destination {
+    pub data: Address,
+    stride: i64,
+    rows: u32,
+    columns: u32,
+    dtype: i32,
+    padding: u32,
+}
+
+impl Destination {
+    pub fn new(data: Address, stride: usize, rows: usize, columns: usize, dtype: DType) -> Self {
+        Self {
+            data,
+            stride: stride as i64,
+            rows: rows as u32,
+            columns: columns as u32,
+            dtype: element(dtype).0,
+            padding: 0,
+        }
+    }
+
+    /// The same matrix for kernels that write `f32`, if it is one of `f32`.
+    pub fn as_output(self) -> Option<Output> {
+        let Self { data, stride, rows, columns, dtype, .. } = self;
+        (dtype == element(DType::F32).0).then_some(Output { data, stride, rows, columns })
+    }
+}
+
 /// Bits of [`Pairs::flags`].
 pub(super) const INDEXED: u32 = 1;
 pub(super) const LABELED: u32 = 2;
@@ -253,6 +284,8 @@ pub(super) struct Groups {
 unsafe impl DeviceRepr for Operand {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Output {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Destination {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Pairs {}
 // SAFETY: as above.
@@ -446,14 +479,20 @@ impl Launcher<'_> {
         launch!(self, &self.table.rows.normalize, grid, THREADS, &x, &out.columns, &eps, &out)
     }
 
+    /// `out` = `x`, rounded to out's element type.
+    pub unsafe fn convert(&self, x: Operand, out: Destination) -> Result<()> {
+        let grid = (out.rows as usize).div_ceil(WARPS);
+        launch!(self, &self.table.rows.convert, grid, THREADS, &x, &out)
+    }
+
     /// `out` = the gradient with respect to `x` given `g`, that of its unit rows; all of out's
-    /// shape, `g` f32; `g` may be `out`.
+    /// shape, `g` f32; `g` may be `out` where that is f32.
     pub unsafe fn normalize_backward(
         &self,
         x: Operand,
         g: Operand,
         eps: f32,
-        out: Output,
+        out: Destination,
     ) -> Result<()> {
         let function = &self.table.rows.normalize_backward;
         let grid = (out.rows as usize).div_ceil(WARPS);

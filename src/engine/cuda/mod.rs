@@ -49,7 +49,7 @@ use crate::loss::formula::{Mining, Scope};
 use crate::matrix::{Cuda, Host, Matrix, MatrixMut, Scalar};
 use crate::ops::{NORM_EPS, TopK, check_dimension, check_shape, pairs_of_top_k};
 use crate::{DType, Element, Error, Result};
-use launch::{Address, Arithmetic, Launcher, Operand, Output, Pairs};
+use launch::{Address, Arithmetic, Destination, Launcher, Operand, Output, Pairs};
 use passes::{Gradients, Input, Operands, Pass, Planner, Saved, Shape, Wanted};
 use workspace::{Pool, Slab};
 
@@ -171,7 +171,7 @@ impl CudaEngine {
     /// # Errors
     /// If no address space could hold it.
     pub fn workspace_needed(&self, n: usize, m: usize, d: usize) -> Result<usize> {
-        let wanted = Wanted { x: true, y: true, scale: true };
+        let wanted = Wanted { x: true, y: true, scale: true, converted: true };
         let mut needed = 0;
         for dtype in [DType::F32, DType::F16, DType::Bf16] {
             let operands = self.operands(dtype, true, false, false);
@@ -301,7 +301,7 @@ impl CudaEngine {
         self.check_context(argument, matrix.data)
     }
 
-    fn check_output(&self, argument: &'static str, out: &MatrixMut<'_, Cuda, f32>) -> Result<()> {
+    fn check_output<G>(&self, argument: &'static str, out: &MatrixMut<'_, Cuda, G>) -> Result<()> {
         self.check_context(argument, &*out.data)
     }
 
@@ -324,7 +324,7 @@ impl CudaEngine {
         self.check_scalar("scale", problem.scale)
     }
 
-    fn check_gradients(&self, out: &GradientsMut<'_, Cuda>) -> Result<()> {
+    fn check_gradients<G>(&self, out: &GradientsMut<'_, Cuda, G>) -> Result<()> {
         if let Some(x) = &out.x {
             self.check_output("gradient x", x)?;
         }
@@ -338,18 +338,19 @@ impl CudaEngine {
     }
 
     /// Runs forward, backward or both. Checked before; nothing is launched before memory is had.
-    fn run<T: Element>(
+    fn run<T: Element, G: Element>(
         &mut self,
         problem: &Problem<'_, Cuda, T>,
         statistics: &Statistics,
         loss: Option<&mut Buffer>,
-        backward: Option<(Scalar<'_, Cuda>, GradientsMut<'_, Cuda>)>,
+        backward: Option<(Scalar<'_, Cuda>, GradientsMut<'_, Cuda, G>)>,
     ) -> Result<()> {
         let shape = statistics.shape;
         let wanted = backward.as_ref().map(|(_, out)| Wanted {
             x: out.x.is_some(),
             y: out.y.is_some(),
             scale: out.scale.is_some(),
+            converted: G::DTYPE != DType::F32,
         });
         let stream = self.stream.clone();
         let mut guards = Guards::new(&stream);
@@ -360,7 +361,7 @@ impl CudaEngine {
         let loss = loss.map(|loss| guards.write(loss));
         let backward = backward.map(|(upstream, out)| {
             let upstream = guards.scalar(upstream);
-            (upstream, guards.gradients(out, problem))
+            (upstream, guards.gradients(out, shape.d))
         });
         let launch = Launcher { stream: &stream, table: self.kernels.table() };
         let saved_base = statistics.memory.private_address();
@@ -476,6 +477,11 @@ impl<'a> Guards<'a> {
         Output::new(self.write(data), row_stride, rows, cols)
     }
 
+    fn destination<'v: 'a, G: Element>(&mut self, out: MatrixMut<'v, Cuda, G>) -> Destination {
+        let MatrixMut { data, rows, cols, row_stride } = out;
+        Destination::new(self.write(data), row_stride, rows, cols, G::DTYPE)
+    }
+
     fn input<'v: 'a, T: Element>(&mut self, problem: &Problem<'v, Cuda, T>, shape: Shape) -> Input {
         let x = self.operand(problem.x);
         let y = problem.y.map_or(x, |y| self.operand(y));
@@ -496,15 +502,15 @@ impl<'a> Guards<'a> {
         Input { shape, x, y, pairs, scale, weighting, reduction }
     }
 
-    fn gradients<'v: 'a, T: Element>(
+    fn gradients<'v: 'a, G: Element>(
         &mut self,
-        out: GradientsMut<'v, Cuda>,
-        problem: &Problem<'_, Cuda, T>,
+        out: GradientsMut<'v, Cuda, G>,
+        d: usize,
     ) -> Gradients {
-        let none = Output::new(0, 0, 0, problem.x.cols);
+        let none = Destination::new(0, 0, 0, d, G::DTYPE);
         Gradients {
-            x: out.x.map_or(none, |out| self.output(out)),
-            y: out.y.map_or(none, |out| self.output(out)),
+            x: out.x.map_or(none, |out| self.destination(out)),
+            y: out.y.map_or(none, |out| self.destination(out)),
             scale: out.scale.map_or(0, |scale| self.write(scale)),
         }
     }
@@ -619,16 +625,16 @@ impl Engine for CudaEngine {
         self.check_problem(problem)?;
         let statistics = self.statistics(problem)?;
         let mut loss = self.buffer(1)?;
-        self.run(problem, &statistics, Some(&mut loss), None)?;
+        self.run::<T, f32>(problem, &statistics, Some(&mut loss), None)?;
         Ok((loss, statistics))
     }
 
-    fn backward<T: Element>(
+    fn backward<T: Element, G: Element>(
         &mut self,
         problem: &Problem<'_, Cuda, T>,
         statistics: &Statistics,
         upstream: Scalar<'_, Cuda>,
-        out: GradientsMut<'_, Cuda>,
+        out: GradientsMut<'_, Cuda, G>,
     ) -> Result<()> {
         self.check_problem(problem)?;
         self.check_scalar("upstream", upstream)?;
@@ -644,10 +650,10 @@ impl Engine for CudaEngine {
         self.run(problem, statistics, None, Some((upstream, out)))
     }
 
-    fn loss_and_gradients<T: Element>(
+    fn loss_and_gradients<T: Element, G: Element>(
         &mut self,
         problem: &Problem<'_, Cuda, T>,
-        out: GradientsMut<'_, Cuda>,
+        out: GradientsMut<'_, Cuda, G>,
     ) -> Result<Buffer> {
         self.check_problem(problem)?;
         self.check_gradients(&out)?;
@@ -777,7 +783,7 @@ impl Engine for CudaEngine {
         self.check_output("out", &out)?;
         let stream = self.stream.clone();
         let mut guards = Guards::new(&stream);
-        let (x, g, out) = (guards.operand(x), guards.operand(gradient), guards.output(out));
+        let (x, g, out) = (guards.operand(x), guards.operand(gradient), guards.destination(out));
         let launch = Launcher { stream: &stream, table: self.kernels.table() };
         // SAFETY: as in `similarity`.
         unsafe { launch.normalize_backward(x, g, NORM_EPS, out) }

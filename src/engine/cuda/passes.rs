@@ -5,9 +5,9 @@
 //! merged in a fixed order: the same call gives the same bits.
 
 use super::launch::{
-    Address, Arithmetic, Coefficients, Groups, IDS, INDEXED, Kind, LABELED, LEVEL_BYTES, Launcher,
-    Levels, Mix, Operand, Output, Pairs, Panel, Prepared, Product, Ranges, Splits, TERMS_BYTES,
-    TOTALS_BYTES, Tile, TileSums, Walk, weight_blocks,
+    Address, Arithmetic, Coefficients, Destination, Groups, IDS, INDEXED, Kind, LABELED,
+    LEVEL_BYTES, Launcher, Levels, Mix, Operand, Output, Pairs, Panel, Prepared, Product, Ranges,
+    Splits, TERMS_BYTES, TOTALS_BYTES, Tile, TileSums, Walk, weight_blocks,
 };
 use super::mining::{
     self, CutsPlan, GradientPlan, ListsPlan, SavedList, Stages, Targets, TopKPlan, Weights,
@@ -109,8 +109,8 @@ pub(super) struct Input {
 /// Where gradients go; 0 where one is not wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gradients {
-    pub x: Output,
-    pub y: Output,
+    pub x: Destination,
+    pub y: Destination,
     pub scale: Address,
 }
 
@@ -120,6 +120,8 @@ pub(super) struct Wanted {
     pub x: bool,
     pub y: bool,
     pub scale: bool,
+    /// Whether dX and dY end in another type than `f32`, in which they are summed.
+    pub converted: bool,
 }
 
 /// Chooses tiles and splits for a device.
@@ -437,8 +439,9 @@ impl BackwardPlan {
         for region in &mut coefficients {
             *region = layout.take::<f32>(n)?;
         }
-        let embeddings = |wanted: bool, rows: usize| {
-            if wanted && shape.normalize { rows * padded(d) } else { 0 }
+        let embeddings = |asked: bool, rows: usize| {
+            let scratch = shape.normalize || wanted.converted;
+            if asked && scratch { rows * padded(d) } else { 0 }
         };
         let x = layout.take::<f32>(embeddings(wanted.x, n))?;
         let y = layout.take::<f32>(embeddings(wanted.y, m))?;
@@ -640,7 +643,7 @@ impl Planner {
     /// The shape with mined pairs in a list, where they are few and the bound allows it.
     pub fn with_list(&self, shape: Shape) -> Shape {
         let list = Shape { list: self.stages(&shape), ..shape };
-        let wanted = Wanted { x: true, y: true, scale: true };
+        let wanted = Wanted { x: true, y: true, scale: true, converted: true };
         let fits = list.list.is_some() && self.plan(&list, true, Some(wanted)).is_ok();
         if fits { list } else { shape }
     }
@@ -913,26 +916,30 @@ impl Pass<'_> {
         }
     }
 
-    /// Where gradients go before they go through the normalisation.
-    fn unit_gradients(&self, plan: &BackwardPlan, out: &Gradients) -> (Output, Output) {
+    /// Where gradients are summed: in scratch memory, if they have to go through the normalisation
+    /// or into another type from there.
+    fn sums(&self, plan: &BackwardPlan, out: &Gradients) -> (Output, Output) {
         let Shape { n, m, d, normalize, .. } = self.input.shape;
-        let unit = |region: Region, out: Output, rows: usize| {
-            if normalize { Output::new(region.at(self.base), padded(d), rows, d) } else { out }
+        let sums = |region: Region, out: Destination, rows: usize| match out.as_output() {
+            Some(out) if !normalize => out,
+            _ => Output::new(region.at(self.base), padded(d), rows, d),
         };
-        (unit(plan.x, out.x, n), unit(plan.y, out.y, m))
+        (sums(plan.x, out.x, n), sums(plan.y, out.y, m))
     }
 
-    /// Takes gradients through the normalisation, if there is one. Safety as for [`Pass`].
-    unsafe fn normalize_backward(&self, to_x: Output, to_y: Output, out: &Gradients) -> Result<()> {
-        let Shape { d, normalize, .. } = self.input.shape;
-        let operand = |from: Output| Operand::new(from.data, padded(d), DType::F32);
-        // SAFETY: as in `forward`.
-        unsafe {
-            if normalize && out.x.data != 0 {
-                self.launch.normalize_backward(self.input.x, operand(to_x), NORM_EPS, out.x)?;
-            }
-            if normalize && out.y.data != 0 {
-                self.launch.normalize_backward(self.input.y, operand(to_y), NORM_EPS, out.y)?;
+    /// Takes what [`sums`](Self::sums) holds to where the gradients go. Safety as for [`Pass`].
+    unsafe fn finish(&self, to_x: Output, to_y: Output, out: &Gradients) -> Result<()> {
+        let Shape { normalize, .. } = self.input.shape;
+        let sides = [(to_x, self.input.x, out.x), (to_y, self.input.y, out.y)];
+        for (sums, embeddings, out) in sides.into_iter().filter(|(.., out)| out.data != 0) {
+            let gradient = Operand::new(sums.data, sums.stride as usize, DType::F32);
+            // SAFETY: as in `forward`.
+            unsafe {
+                if normalize {
+                    self.launch.normalize_backward(embeddings, gradient, NORM_EPS, out)?;
+                } else if out.as_output().is_none() {
+                    self.launch.convert(gradient, out)?;
+                }
             }
         }
         Ok(())
@@ -1004,7 +1011,7 @@ impl Pass<'_> {
         let coefficients = plan.coefficients(base);
         let (want_x, want_y) = (out.x.data != 0, out.y.data != 0);
         let products = want_x || want_y;
-        let (to_x, to_y) = self.unit_gradients(plan, out);
+        let (to_x, to_y) = self.sums(plan, out);
         let side = plan.kind.tile.side();
         let across = m.div_ceil(side) as u32;
         let leveled = products && self.plan.operands.levels();
@@ -1113,7 +1120,7 @@ impl Pass<'_> {
             if out.scale != 0 {
                 self.launch.scale_gradient(moment, scale, factor, out.scale)?;
             }
-            self.normalize_backward(to_x, to_y, out)
+            self.finish(to_x, to_y, out)
         }
     }
 
@@ -1141,7 +1148,7 @@ impl Pass<'_> {
         let positive = pass.positive.at(base);
         let coefficients = plan.coefficients(base);
         let (want_x, want_y) = (out.x.data != 0, out.y.data != 0);
-        let (to_x, to_y) = self.unit_gradients(plan, out);
+        let (to_x, to_y) = self.sums(plan, out);
         let side = plan.kind.tile.side();
         let across = m.div_ceil(side) as u32;
         let tiles = OnePassPlan::sums(pass.tiles, base);
@@ -1278,7 +1285,7 @@ impl Pass<'_> {
                 )?;
                 self.launch.scale_gradient(moment, scale, factor, out.scale)?;
             }
-            self.normalize_backward(to_x, to_y, out)
+            self.finish(to_x, to_y, out)
         }
     }
 
@@ -1450,7 +1457,7 @@ mod tests {
         Planner { multiprocessors: 132, operands, tile: None, bound }
     }
 
-    const ALL: Wanted = Wanted { x: true, y: true, scale: true };
+    const ALL: Wanted = Wanted { x: true, y: true, scale: true, converted: false };
 
     #[test]
     fn memory_stays_far_below_the_matrix() {
