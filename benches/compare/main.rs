@@ -293,11 +293,14 @@ impl Session<'_> {
             let number = |key: &str| answer[key].as_f64().unwrap_or(f64::NAN);
             Ok((number("seconds"), number("processor")))
         };
+        let products = format!("products {steps}");
         let (mut times, mut processor, start) = (Vec::new(), Vec::new(), Instant::now());
+        let mut bare = Vec::new();
         while times.len() < 5 || start.elapsed().as_secs_f64() < self.options.seconds {
             let (a, b) = (step(&mut ours)?, step(&mut theirs)?);
             times.push((a.0, b.0));
             processor.push((a.1, b.1));
+            bare.push(theirs.number(&products, "seconds")?);
         }
         let label = text(&theirs.ready["ready"]);
         drop((ours, theirs));
@@ -306,7 +309,8 @@ impl Session<'_> {
             start_ours(true)?.number("memory", "bytes")?,
             start_theirs(true)?.number("memory", "bytes")?,
         );
-        Ok(Row { loss: name(kind), n, d, peer: label, times, processor, memory, difference })
+        let (loss, peer) = (name(kind), label);
+        Ok(Row { loss, n, d, peer, times, processor, bare, memory, difference })
     }
 
     fn write(&self, path: &Path, rows: &[f32]) -> Result<(), Trouble> {
@@ -359,7 +363,9 @@ impl Found {
             "Loss and both gradients, {}, scale {}. {machine}. metric-kernels {version} ({}), \
              Python {python}, {date}.\n\nTimes and memory (beyond inputs and gradients): medians of \
              interleaved rounds, one step each. Ratio: the peer's time over ours, median and \
-             smallest of the rounds.\n\n{}",
+             smallest of the rounds. Products alone: the peer's time over that of the three matrix \
+             products of a step by the peer's own library, in the same rounds; a step that did \
+             nothing else, as fast, would have that ratio.\n\n{}",
             name(options.dtype),
             options.scale,
             options.commit,

@@ -14,6 +14,8 @@ pub struct Row {
     pub times: Vec<(f64, f64)>,
     /// Processor seconds a step, all cores together: ours and the peer's.
     pub processor: Vec<(f64, f64)>,
+    /// Seconds of the three products of a step alone, by the peer, in the same rounds.
+    pub bare: Vec<f64>,
     /// Bytes beyond inputs and gradients: ours and the peer's.
     pub memory: (f64, f64),
     /// How far the values are apart, relative to the largest.
@@ -101,6 +103,12 @@ impl Row {
         median(self.processor.iter().map(|(ours, theirs)| theirs / ours))
     }
 
+    /// The peer's time over that of its products alone, the median: the ratio of a step that did
+    /// nothing else, as fast.
+    pub fn bare_ratio(&self) -> f64 {
+        median(self.times.iter().zip(&self.bare).map(|((_, theirs), bare)| theirs / bare))
+    }
+
     /// Our extra memory over the peer's.
     pub fn memory_share(&self) -> f64 {
         self.memory.0 / self.memory.1
@@ -112,7 +120,7 @@ impl Row {
             "loss": self.loss, "n": self.n, "m": self.n, "d": self.d, "peer": self.peer,
             "ours_seconds": self.ours(), "peer_seconds": self.theirs(),
             "ratio": ratio, "smallest_ratio": smallest, "rounds": self.times.len(),
-            "processor_ratio": self.processor_ratio(),
+            "processor_ratio": self.processor_ratio(), "products_ratio": self.bare_ratio(),
             "ours_bytes": self.memory.0, "peer_bytes": self.memory.1,
             "loss_difference": self.difference.loss,
             "gradient_difference": self.difference.gradient,
@@ -123,17 +131,17 @@ impl Row {
 /// The rows as Markdown.
 pub fn markdown(rows: &[Row]) -> String {
     let mut text = String::from(
-        "| loss | n = m | d | peer | ours | peer's | ratio (smallest) | of processor time | memory, \
-         ours | peer's | share | gradients differ by |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        "| loss | n = m | d | peer | ours | peer's | ratio (smallest) | of processor time | \
+         products alone | memory, ours | peer's | share | gradients differ by |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for row in rows {
         let (ratio, smallest) = row.ratios();
         // Writing into a string cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {ratio:.2} ({smallest:.2}) | {:.2} | {} | {} | {:.1}% | \
-             {:.0e} |",
+            "| {} | {} | {} | {} | {} | {} | {ratio:.2} ({smallest:.2}) | {:.2} | {:.2} | {} | {} | \
+             {:.1}% | {:.0e} |",
             row.loss,
             thousands(row.n),
             row.d,
@@ -141,6 +149,7 @@ pub fn markdown(rows: &[Row]) -> String {
             time(row.ours()),
             time(row.theirs()),
             row.processor_ratio(),
+            row.bare_ratio(),
             mib(row.memory.0),
             mib(row.memory.1),
             100.0 * row.memory_share(),

@@ -6,6 +6,7 @@ standard input; every answer is one line of JSON on standard output:
     (start)   {"ready": "torch 2.15.0"}, or {"missing": "why"} and the process ends
     step K    {"seconds": s, "processor": p}: K steps of loss and gradients; the time of one, and
               the processor time of all cores together
+    products K  {"seconds": s}: the three matrix products of a step alone, K times; the time of one
     values P  {"loss": l}: gradients go to the files P.x and P.y as float32
     memory    {"bytes": b}: what one step holds at its peak beyond what was held before it and
               beyond the gradients that it leaves
@@ -73,6 +74,8 @@ def main():
             steps, processor = int(words[0]), time.process_time()
             seconds = problem.time(loss, steps)
             answer(seconds=seconds, processor=(time.process_time() - processor) / steps)
+        elif command == "products":
+            answer(seconds=problem.time_products(int(words[0])))
         elif command == "values":
             answer(loss=problem.values(loss, words[0]))
         elif command == "memory":
@@ -113,18 +116,34 @@ class Problem:
             self.torch.cuda.synchronize()
 
     def time(self, loss, steps):
+        return self.clock(lambda: self.step(loss), steps)
+
+    def time_products(self, count):
+        """What no loss over the whole matrix can do without: S, and a product for each gradient."""
+
+        def products():
+            s = x @ y.T
+            return s @ y, s.T @ x
+
+        with self.torch.no_grad():
+            x, y = self.x.detach(), self.y.detach()
+            products()
+            self.wait()
+            return self.clock(products, count)
+
+    def clock(self, work, count):
         if self.device == "cuda":
             start, end = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            for _ in range(steps):
-                self.step(loss)
+            for _ in range(count):
+                work()
             end.record()
             end.synchronize()
-            return start.elapsed_time(end) / 1e3 / steps
+            return start.elapsed_time(end) / 1e3 / count
         start = time.perf_counter()
-        for _ in range(steps):
-            self.step(loss)
-        return (time.perf_counter() - start) / steps
+        for _ in range(count):
+            work()
+        return (time.perf_counter() - start) / count
 
     def values(self, loss, path):
         value = self.step(loss).item()
