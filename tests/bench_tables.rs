@@ -107,7 +107,7 @@ fn launches_of_a_kernel_are_added_up() {
         json!({
             "kernel": kernel, "block": [64, 1, 1], "dynamic_shared": 1024, "mma_instructions": 0,
             "mma_flops": 0, "bytes_read": 40, "bytes_written": 8, "bank_conflicts": 3,
-            "warp_instructions": 10, "exponentials": 5,
+            "warp_instructions": 10, "thread_instructions": 300, "exponentials": 5,
             "instructions": { "f32": { "warp": 4, "thread": 128 } },
         })
     };
@@ -115,8 +115,14 @@ fn launches_of_a_kernel_are_added_up() {
         json!({ "launches": [launch("stats_simt32"), launch("stats_simt32"), launch("x")] });
     let shape = Shape { n: 4.0, m: 8.0, d: 2.0, element: 4.0 };
     let rows = report::rows("w", shape, &counters, &resources).unwrap();
-    assert_eq!(rows.len(), 2);
-    let stats = &rows[0];
+    assert_eq!(rows.len(), 3);
+    let all = &rows[0];
+    assert_eq!((&all["kernel"], &all["launches"]), (&json!("all"), &json!(3)));
+    assert_eq!(all["thread_instructions"], 900.0);
+    // 3 × 256 flop over the 128 of a product.
+    assert_eq!(all["flop_over_floor"], 6.0);
+    assert!(all["registers_A100"].is_null());
+    let stats = &rows[1];
     assert_eq!(stats["launches"], 2);
     assert_eq!(stats["flop"], 512.0);
     assert_eq!(stats["flop_over_floor"], 4.0);
@@ -124,7 +130,7 @@ fn launches_of_a_kernel_are_added_up() {
     assert_eq!(stats["instructions_per_mma"], 2.5);
     assert_eq!(stats["shared_bytes"], 11_264);
     assert_eq!(stats["registers_H100"], 77);
-    assert!(rows[1]["registers_A100"].is_null());
+    assert!(rows[2]["registers_A100"].is_null());
     let table = report::markdown(&rows);
     assert!(table.contains("| w | `stats_simt32` | 2 | 68 / 77 | 11.0 KiB |"), "{table}");
     assert!(report::rows("w", shape, &json!({}), &resources).is_err());

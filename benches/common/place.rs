@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, sys};
 use half::{bf16, f16};
-use metric_kernels::engine::cuda::Tile;
+use metric_kernels::engine::cuda::{Tile, TileEngine};
 use metric_kernels::{CpuEngine, CudaEngine, Element, Engine, StorageMut};
 
 /// What can be uploaded.
@@ -99,6 +99,11 @@ impl Cuda {
             assert!(!expected, "CUDA was expected: {error}");
             error.to_string()
         })
+    }
+
+    /// Forces a tile engine.
+    pub fn with_tile_engine(self, tile_engine: TileEngine) -> Self {
+        Self { engine: self.engine.with_tile_engine(tile_engine), ..self }
     }
 
     /// Forces a tile size.

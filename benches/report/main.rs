@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use half::{bf16, f16};
-use metric_kernels::engine::cuda::Tile;
+use metric_kernels::engine::cuda::{Tile, TileEngine};
 use metric_kernels::{
     Batch, CrossExampleSoftmax, Element, Engine, Family, InBatchSoftmax, InstanceCrossEntropy,
     Loss, Matrix,
@@ -76,6 +76,24 @@ struct Workload {
     /// The matrix of similarities instead of a loss.
     #[arg(long)]
     similarity: bool,
+    /// Positives by labels, so many rows a class; one class after the other.
+    #[arg(long)]
+    class: Option<usize>,
+    /// Labels in any order.
+    #[arg(long)]
+    shuffled: bool,
+    /// The hardest negatives alone, of the whole matrix.
+    #[arg(long)]
+    hardest: Option<usize>,
+    /// The hardest negatives alone, of each row.
+    #[arg(long)]
+    hardest_per_row: Option<usize>,
+    /// Without tensor cores.
+    #[arg(long)]
+    simt: bool,
+    /// The loss without its gradients.
+    #[arg(long)]
+    forward: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -100,7 +118,7 @@ enum Size {
 
 /// The workloads, and the compute capability that the emulator is asked to have. Small enough that
 /// an interpreter of kernels has done them within seconds; whole tiles of 128.
-const WORKLOADS: [(&str, &str); 7] = [
+const WORKLOADS: [(&str, &str); 13] = [
     ("8.0", "--loss cross-example --n 256 --d 128 --tile large"),
     ("8.0", "--loss cross-example --n 96 --d 64 --tile small"),
     ("8.0", "--loss in-batch --n 256 --d 128 --tile large"),
@@ -108,6 +126,18 @@ const WORKLOADS: [(&str, &str); 7] = [
     ("8.0", "--loss cross-example --n 256 --d 128 --dtype bf16 --tile large"),
     ("8.0", "--loss in-batch --n 256 --d 128 --dtype f16 --tile large"),
     ("8.0", "--loss in-batch --n 256 --d 128 --similarity"),
+    ("8.0", "--loss cross-example --n 128 --d 64 --tile large --simt"),
+    ("8.0", "--loss in-batch --n 256 --d 128 --dtype bf16 --tile large"),
+    ("8.0", "--loss in-batch --n 256 --d 128 --dtype bf16 --tile large --class 4 --shuffled"),
+    ("8.0", "--loss cross-example --n 256 --d 128 --dtype bf16 --tile large --class 4 --shuffled"),
+    (
+        "8.0",
+        "--loss cross-example --n 512 --d 128 --dtype bf16 --tile large --hardest 512 --forward",
+    ),
+    (
+        "8.0",
+        "--loss in-batch --n 512 --d 128 --dtype bf16 --tile large --hardest-per-row 8 --forward",
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -134,6 +164,9 @@ fn run(workload: &Workload) -> Result<(), Box<dyn std::error::Error>> {
         Size::Large => Tile::Large,
         Size::Small => Tile::Small,
     }));
+    if workload.simt {
+        place = place.with_tile_engine(TileEngine::Simt);
+    }
     match workload.dtype {
         DType::F32 => steps::<f32>(&mut place, workload),
         DType::F16 => steps::<f16>(&mut place, workload),
@@ -148,7 +181,12 @@ fn steps<T: Data + Element>(
     let (n, d) = (workload.n, workload.d);
     let x = place.upload_rows::<T>(&common::unit_rows(n, d, 1));
     let y = place.upload_rows::<T>(&common::unit_rows(n, d, 2));
-    let labels = place.upload(&common::labels(n));
+    let class = workload.class.unwrap_or(8);
+    let mut labels: Vec<u32> = (0..n).map(|i| (i / class) as u32).collect();
+    if workload.shuffled {
+        fastrand::Rng::with_seed(3).shuffle(&mut labels);
+    }
+    let labels = place.upload(&labels);
     let (x, y) = (Matrix::new(&x, n, d)?, Matrix::new(&y, n, d)?);
     let mut family: Family = match workload.loss {
         Kind::CrossExample => *CrossExampleSoftmax::new(20.0).family(),
@@ -156,6 +194,12 @@ fn steps<T: Data + Element>(
         Kind::Ice => *InstanceCrossEntropy::new(20.0).family(),
     };
     family.normalize = workload.normalize;
+    if let Some(k) = workload.hardest {
+        family = family.hardest(k);
+    }
+    if let Some(k) = workload.hardest_per_row {
+        family = family.hardest_per_row(k);
+    }
     for _ in 0..workload.steps {
         if workload.similarity {
             metric_kernels::ops::similarity(place.engine(), x, y)?;
@@ -163,9 +207,14 @@ fn steps<T: Data + Element>(
         }
         let batch = match workload.loss {
             Kind::Ice => Batch::shared(x).labels(&labels, &labels),
+            _ if workload.class.is_some() => Batch::new(x, y).labels(&labels, &labels),
             _ => Batch::new(x, y),
         };
-        let (loss, _gradients) = family.loss_and_gradients(place.engine(), batch)?;
+        let loss = if workload.forward {
+            family.forward(place.engine(), batch)?.loss
+        } else {
+            family.loss_and_gradients(place.engine(), batch)?.0
+        };
         let loss = place.engine().read(&loss)?[0];
         if !loss.is_finite() {
             return Err(format!("the loss is {loss}").into());
@@ -230,7 +279,9 @@ fn report(options: &Options) -> Result<(), String> {
     if !options.check {
         let heading = "# What the kernels cost\n\nCounted on the emulated driver, one step each; \
                        registers and shared memory as ptxas says. Workload: loss, rows on either \
-                       side, dimension (compute capability). Floors are those of kernels/NOTES.md. \
+                       side, dimension (compute capability). Floors are those of kernels/NOTES.md; \
+                       for a whole step, \"all\", one product: 3.00 is a step of three products, 9.00 \
+                       one of f32 on tensor cores, where a product is three. \
                        Written by `cargo xtask report`; `--check` fails on a regression.\n\n";
         let json = serde_json::to_string_pretty(&json!({ "rows": rows }));
         let json = json.map_err(|error| error.to_string())? + "\n";

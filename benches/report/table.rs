@@ -85,7 +85,11 @@ impl Chip {
     }
 }
 
-/// Adds up a workload's launches by kernel; one object a kernel.
+/// The name of the row that holds a whole workload.
+const ALL: &str = "all";
+
+/// Adds up a workload's launches: one object for all of them, of which the flop over the floor are
+/// those of tensor cores over one product, where there are any; then one a kernel.
 pub fn rows(
     workload: &str,
     shape: Shape,
@@ -99,7 +103,8 @@ pub fn rows(
         kernels.entry(kernel).or_default().push(launch);
     }
     let mut rows = Vec::new();
-    for (kernel, launches) in kernels {
+    let all = (ALL, launches.iter().collect());
+    for (kernel, launches) in std::iter::once(all).chain(kernels) {
         let sum = |pick: &dyn Fn(&Value) -> &Value| {
             launches.iter().map(|launch| pick(launch).as_f64().unwrap_or(0.0)).sum::<f64>()
         };
@@ -113,7 +118,8 @@ pub fn rows(
         let mma = sum(&|l| &l["mma_instructions"]);
         let fma = sum(&|l| &l["instructions"]["f32"]["warp"]);
         // An f32 instruction counts as a multiplication and an addition, as in a product it is.
-        let flop = sum(&|l| &l["mma_flops"]) + 2.0 * sum(&|l| &l["instructions"]["f32"]["thread"]);
+        let tensor_flop = sum(&|l| &l["mma_flops"]);
+        let flop = tensor_flop + 2.0 * sum(&|l| &l["instructions"]["f32"]["thread"]);
         let bytes = sum(&|l| &l["bytes_read"]) + sum(&|l| &l["bytes_written"]);
         let mut row = Map::new();
         let mut put = |key: &str, value: Value| {
@@ -136,7 +142,11 @@ pub fn rows(
         }
         put("flop", json!(flop));
         put("bytes", json!(bytes));
-        if let Some((least_flop, least_bytes)) = floor(kernel, shape) {
+        if kernel == ALL {
+            put("thread_instructions", json!(sum(&|l| &l["thread_instructions"])));
+            let products = if mma > 0.0 { tensor_flop } else { flop };
+            put("flop_over_floor", json!(products / (2.0 * shape.n * shape.m * shape.d)));
+        } else if let Some((least_flop, least_bytes)) = floor(kernel, shape) {
             put("flop_over_floor", json!(flop / least_flop));
             put("bytes_over_floor", json!(bytes / least_bytes));
         }
@@ -155,7 +165,7 @@ pub fn rows(
 
 /// Figures of which more is worse, and how much more of one is a regression: counts repeat exactly,
 /// and a change of half a percent is somebody's decision.
-const WORSE_IF_MORE: [&str; 8] = [
+const WORSE_IF_MORE: [&str; 9] = [
     "launches",
     "shared_bytes",
     "registers_A100",
@@ -163,6 +173,7 @@ const WORSE_IF_MORE: [&str; 8] = [
     "flop",
     "bytes",
     "instructions",
+    "thread_instructions",
     "bank_conflicts",
 ];
 const WORSE_IF_LESS: [&str; 2] = ["occupancy_A100", "occupancy_H100"];
