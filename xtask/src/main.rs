@@ -30,6 +30,8 @@ usage: cargo xtask <command>
   setup [--tools]      finds NVRTC, or installs it into .cuda with pip; --tools adds ptxas
   test [--emulator]    builds, and runs every test on every engine: the CUDA tests on the driver of
                        this machine or, where there is none or with --emulator, on the emulated one
+  test --orders        every case of the table on the emulator, in four more orders of execution; for
+                       changes of kernels
   resources [--check]  registers, shared memory and spills of every kernel, into
                        kernels/resources.txt; --check compares, and fails on a spill
   report [--check]     what the kernels cost, counted on the emulator, into benches/results;
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         ["setup", "--tools"] => setup::run(true),
         ["test"] => test::run(false),
         ["test", "--emulator"] => test::run(true),
+        ["test", "--orders"] => test::orders(),
         ["resources"] => resources::run(false),
         ["resources", "--check"] => resources::run(true),
         ["report", ref rest @ ..] => report::run(rest),

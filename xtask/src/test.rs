@@ -22,9 +22,35 @@ use std::time::Instant;
 /// What the names of the CUDA tests begin with.
 const CUDA: &str = "cuda_";
 
-/// The compute capabilities that the emulator is asked to have, one run of the CUDA tests each, and
-/// the tile engine of the run: an interpreter of kernels takes minutes for all of either.
-const EMULATED: [(&str, &str); 2] = [("8.0", "sm80"), ("9.0", "simt")];
+/// A run on the emulator: the compute capability that it is asked to have, the tile engine, the order
+/// of warps and streams, and when asynchronous work lands.
+struct Emulated {
+    capability: &'static str,
+    tiles: &'static str,
+    seed: &'static str,
+    landing: &'static str,
+}
+
+const fn emulated(
+    capability: &'static str,
+    tiles: &'static str,
+    seed: &'static str,
+    landing: &'static str,
+) -> Emulated {
+    Emulated { capability, tiles, seed, landing }
+}
+
+/// The runs of all CUDA tests: an interpreter of kernels takes minutes for either.
+const EMULATED: [Emulated; 2] =
+    [emulated("8.0", "sm80", "1", "late"), emulated("9.0", "simt", "2", "early")];
+
+/// More orders, in which the table of cases is run where that is asked for.
+const ORDERS: [Emulated; 4] = [
+    emulated("8.0", "sm80", "3", "early"),
+    emulated("9.0", "simt", "4", "late"),
+    emulated("8.0", "sm80", "5", "late"),
+    emulated("9.0", "simt", "6", "early"),
+];
 
 /// The command.
 pub fn run(emulator: bool) -> Result<(), String> {
@@ -53,6 +79,15 @@ pub fn run(emulator: bool) -> Result<(), String> {
     report.close()
 }
 
+/// Every case of the table on the emulator, in orders of execution that the tests leave out.
+pub fn orders() -> Result<(), String> {
+    setup::nvrtc()?;
+    tool::must(cargo().args(["build", "--release", "--workspace"]))?;
+    let mut report = Report::default();
+    on_emulator(&mut report, &ORDERS, &|| cuda_tests("cuda_table"));
+    report.close()
+}
+
 /// The tests that no driver is needed for.
 fn everything_else(report: &mut Report) {
     let mut tests = cargo();
@@ -69,14 +104,7 @@ fn everything_else(report: &mut Report) {
 
 /// The tests of the CUDA engine, on the machine's driver or on the emulated one.
 fn cuda(report: &mut Report, emulator: bool) {
-    let tests = || {
-        let mut tests = cargo();
-        tests.args(["test", "--release", "--workspace", "--no-fail-fast", "--test"]);
-        tests.arg(format!("{CUDA}*"));
-        // There is a driver: a test that skips itself nevertheless has failed.
-        tests.env("METRIC_KERNELS_EXPECT_CUDA", "1");
-        tests
-    };
+    let tests = || cuda_tests(&format!("{CUDA}*"));
     if !test_files().iter().any(|name| name.starts_with(CUDA)) {
         report.failure(
             "cuda",
@@ -95,6 +123,19 @@ fn cuda(report: &mut Report, emulator: bool) {
             }
         }
     }
+    on_emulator(report, &EMULATED, &tests);
+}
+
+/// `cargo test` of these CUDA tests.
+fn cuda_tests(names: &str) -> Command {
+    let mut tests = cargo();
+    tests.args(["test", "--release", "--workspace", "--no-fail-fast", "--test", names]);
+    // There is a driver: a test that skips itself nevertheless has failed.
+    tests.env("METRIC_KERNELS_EXPECT_CUDA", "1");
+    tests
+}
+
+fn on_emulator(report: &mut Report, runs: &[Emulated], tests: &dyn Fn() -> Command) {
     let folder = match install_emulator() {
         Ok(folder) => folder,
         Err(error) => return report.failure("cuda on the emulator", &error),
@@ -106,12 +147,17 @@ fn cuda(report: &mut Report, emulator: bool) {
         Ok(path) => path,
         Err(error) => return report.failure("cuda on the emulator", &error.to_string()),
     };
-    for (capability, tiles) in EMULATED {
-        let engine =
-            format!("cuda on the emulator, compute capability {capability}, tile engine {tiles}");
+    for run in runs {
+        let Emulated { capability, tiles, seed, landing } = *run;
+        let engine = format!(
+            "cuda on the emulator, compute capability {capability}, tile engine {tiles}, seed {seed}, \
+             {landing} landing"
+        );
         let variables = [
             (variable, path.as_os_str()),
             ("CUDA_EMULATOR_CC", OsStr::new(capability)),
+            ("CUDA_EMULATOR_SEED", OsStr::new(seed)),
+            ("CUDA_EMULATOR_ASYNC", OsStr::new(landing)),
             ("METRIC_KERNELS_TILE_ENGINE", OsStr::new(tiles)),
         ];
         match probe::device(variables) {
