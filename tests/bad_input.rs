@@ -374,6 +374,36 @@ fn the_top_none_and_the_top_of_two_dimensions() {
     }
 }
 
+#[test]
+fn buffers_for_the_top_that_do_not_fit() {
+    let (x, y) = (numbers(N * D), numbers(M * D));
+    let (a, b) = (matrix(&x, N), matrix(&y, M));
+    let mut engine = CpuEngine::new();
+    for (scope, pairs) in [(Scope::Row, 2 * N), (Scope::Matrix, 2)] {
+        let matrix = scope == Scope::Matrix;
+        // Elements of values, rows and columns; who is named.
+        for (lengths, wrong) in [
+            ((pairs - 1, Some(pairs), pairs), "values"),
+            ((pairs, Some(pairs), pairs - 1), "columns"),
+            ((pairs, if matrix { Some(pairs - 1) } else { Some(pairs) }, pairs), "rows"),
+            ((pairs, if matrix { None } else { Some(0) }, pairs), "rows"),
+        ] {
+            let mut values = vec![7.0; lengths.0];
+            let mut rows = lengths.1.map(|len| vec![7; len]);
+            let mut columns = vec![7; lengths.2];
+            let out = ops::TopKMut {
+                values: values.as_mut_slice(),
+                rows: rows.as_deref_mut(),
+                columns: columns.as_mut_slice(),
+            };
+            let refused = ops::top_k_into(&mut engine, a, b, 2, scope, out).unwrap_err();
+            assert_names(&refused, wrong);
+            assert!(values.iter().all(|&value| value == 7.0));
+            assert!(columns.iter().all(|&column| column == 7));
+        }
+    }
+}
+
 /// An error says in one line what to change.
 #[test]
 fn the_message_reads() {

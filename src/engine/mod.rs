@@ -9,7 +9,7 @@ pub mod cuda;
 
 use crate::loss::formula::{Mining, Reduction, Scope, Weighting};
 use crate::matrix::{Device, Matrix, MatrixMut, Scalar, StorageMut};
-use crate::ops::TopK;
+use crate::ops::TopKMut;
 use crate::{Element, Result};
 
 pub(crate) mod sealed {
@@ -145,6 +145,12 @@ pub trait Engine: sealed::Sealed + Sized {
     /// If the memory cannot be had.
     fn buffer(&mut self, len: usize) -> Result<Self::Buffer>;
 
+    /// [`Engine::buffer`] of indices.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    fn indices(&mut self, len: usize) -> Result<Self::Indices>;
+
     /// Copies a result to the host. On CUDA this waits for the stream.
     ///
     /// # Errors
@@ -221,17 +227,18 @@ pub trait Engine: sealed::Sealed + Sized {
     ) -> Result<Self::Buffer>;
 
     /// The `k` largest elements of each row of S = X·Yᵀ, or of all of it. See
-    /// [`crate::ops::top_k`].
+    /// [`crate::ops::top_k_into`].
     ///
     /// # Errors
-    /// If shapes do not fit, `k` is 0, or memory for the pairs cannot be had.
+    /// If shapes or buffers do not fit, `k` is 0, or memory cannot be had.
     fn top_k<T: Element>(
         &mut self,
         x: Matrix<'_, Self::Device, T>,
         y: Matrix<'_, Self::Device, T>,
         k: usize,
         scope: Scope,
-    ) -> Result<TopK<Self>>;
+        out: TopKMut<'_, Self::Device>,
+    ) -> Result<()>;
 
     /// Rows divided by their L2 norms. See [`crate::ops::normalize`].
     ///

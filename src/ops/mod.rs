@@ -10,7 +10,7 @@ pub use normalize::{
     NORM_EPS, normalize, normalize_backward, normalize_backward_into, normalize_into,
 };
 pub use similarity::{similarity, similarity_into};
-pub use top_k::{TopK, top_k};
+pub use top_k::{TopK, TopKMut, top_k, top_k_into};
 
 use crate::matrix::Device;
 use crate::{Error, Matrix, Result, Scope};

@@ -1,7 +1,7 @@
 //! The primitives of `ops` on any engine, against float64.
 
 use super::run::{Data, Device, Harness};
-use metric_kernels::{Element, Engine, Matrix, Scope, ops};
+use metric_kernels::{Element, Engine, Matrix, Scope, StorageMut, ops};
 
 /// n, m, d: around tiles, and with a d that no wide load fits.
 const SHAPES: [(usize, usize, usize); 4] = [(1, 1, 1), (3, 5, 7), (33, 31, 16), (65, 129, 33)];
@@ -133,7 +133,37 @@ fn top_k<H: Harness, T: Element + Data>(
     };
     assert_eq!((values.len(), rows.len(), columns.len()), (pairs, pairs, pairs));
     assert_eq!(top.k, if scope == Scope::Row { k.min(m) } else { pairs });
+    into_buffers(harness, (x, y), (k, scope), (&values, &rows, &columns));
     values.into_iter().zip(rows).zip(columns).map(|((v, i), j)| (v, i, j)).collect()
+}
+
+/// The same pairs in the caller's buffers, which are longer than they need be.
+fn into_buffers<H: Harness, T: Element + Data>(
+    harness: &mut H,
+    (x, y): (Matrix<'_, Device<H>, T>, Matrix<'_, Device<H>, T>),
+    (k, scope): (usize, Scope),
+    (values, rows, columns): (&[f32], &[u32], &[u32]),
+) {
+    let long = values.len() + 2;
+    let mut own = (
+        harness.upload(&vec![77.0f32; long]),
+        harness.upload(&vec![77u32; long]),
+        harness.upload(&vec![77u32; long]),
+    );
+    let out = ops::TopKMut {
+        values: own.0.view_mut(),
+        rows: (scope == Scope::Matrix).then(|| own.1.view_mut()),
+        columns: own.2.view_mut(),
+    };
+    ops::top_k_into(harness.engine(), x, y, k, scope, out).unwrap();
+    let bits = |numbers: &[f32]| numbers.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let marked = |numbers: &[u32]| [numbers, &[77, 77]].concat();
+    let got = harness.download(&own.0);
+    assert_eq!(bits(&got), bits(&[values, &[77.0, 77.0]].concat()));
+    let untouched = vec![77; long];
+    let expected = if scope == Scope::Matrix { marked(rows) } else { untouched };
+    assert_eq!(harness.download(&own.1), expected);
+    assert_eq!(harness.download(&own.2), marked(columns));
 }
 
 /// All pairs, sorted: NaN last, then by similarity, row, column.

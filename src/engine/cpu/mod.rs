@@ -25,7 +25,7 @@ use self::sweep::{Pass, sweep};
 use crate::engine::{Engine, GradientsMut, Problem, sealed};
 use crate::loss::formula::{self, Group, Mining, Scope, Terms};
 use crate::matrix::{Host, Matrix, MatrixMut, Scalar};
-use crate::ops::{TopK, check_dimension, check_shape, pairs_of_top_k};
+use crate::ops::{TopKMut, check_dimension, check_shape, pairs_of_top_k};
 use crate::{DType, Element, Error, Result};
 
 /// Performs the passes on the CPU: rayon's current thread pool, products by the `gemm` crate.
@@ -509,10 +509,11 @@ pub(in crate::engine) fn check_positives<T: 'static>(problem: &Problem<'_, Host,
     Pairs::new(problem).map(|_| ())
 }
 
-/// An empty vector with memory for so many.
-fn reserved<V>(pairs: usize) -> Result<Vec<V>> {
+/// So many zeros.
+fn zeros<V: Clone + Default>(len: usize) -> Result<Vec<V>> {
     let mut vector = Vec::new();
-    vector.try_reserve_exact(pairs).map_err(|_| out_of_memory(pairs))?;
+    vector.try_reserve_exact(len).map_err(|_| out_of_memory(len))?;
+    vector.resize(len, V::default());
     Ok(vector)
 }
 
@@ -541,7 +542,11 @@ impl Engine for CpuEngine {
     }
 
     fn buffer(&mut self, len: usize) -> Result<Vec<f32>> {
-        Ok(vec![0.0; len])
+        zeros(len)
+    }
+
+    fn indices(&mut self, len: usize) -> Result<Vec<u32>> {
+        zeros(len)
     }
 
     fn read(&mut self, buffer: &Vec<f32>) -> Result<Vec<f32>> {
@@ -645,7 +650,8 @@ impl Engine for CpuEngine {
         y: Matrix<'_, Host, T>,
         k: usize,
         scope: Scope,
-    ) -> Result<TopK<Self>> {
+        out: TopKMut<'_, Host>,
+    ) -> Result<()> {
         check_dimension(x, y)?;
         for (argument, rows) in [("x", x.rows), ("y", y.rows)] {
             if rows > i32::MAX as usize {
@@ -654,37 +660,31 @@ impl Engine for CpuEngine {
             }
         }
         let pairs = pairs_of_top_k(x.rows, y.rows, k, scope)?;
-        let mut result = TopK::<Self> {
-            k: match scope {
-                Scope::Row => k.min(y.rows),
-                Scope::Matrix => pairs,
-            },
-            values: reserved(pairs)?,
-            rows: (scope == Scope::Matrix).then(|| reserved(pairs)).transpose()?,
-            columns: reserved(pairs)?,
-        };
+        out.check(pairs, scope)?;
+        let k = if scope == Scope::Row { k.min(y.rows) } else { pairs };
+        let TopKMut { values, mut rows, columns } = out;
         let (x, y) = (Rows::new(x, false), Rows::new(y, false));
-        let mut add = |pair: mining::Candidate| {
-            result.values.push(pair.similarity());
-            result.columns.push(pair.column);
-            if let Some(rows) = &mut result.rows {
-                rows.push(pair.row);
+        let mut put = |(at, pair): (usize, mining::Candidate)| {
+            values[at] = pair.similarity();
+            columns[at] = pair.column;
+            if let Some(rows) = &mut rows {
+                rows[at] = pair.row;
             }
         };
         match scope {
             Scope::Row => {
-                let mut pass = HardestOfRows { k: result.k };
+                let mut pass = HardestOfRows { k };
                 let rows = sweep(&x, &y, &mut self.panel, &mut pass, None, None);
-                rows.into_iter().flatten().for_each(&mut add);
+                rows.into_iter().flatten().enumerate().for_each(&mut put);
             }
             Scope::Matrix => {
                 let hardest = Hardest::of_everything(pairs)?;
                 let mut pass = OfferEverything(&hardest);
                 sweep(&x, &y, &mut self.panel, &mut pass, None, None);
-                hardest.sorted().into_iter().for_each(&mut add);
+                hardest.sorted().into_iter().enumerate().for_each(&mut put);
             }
         }
-        Ok(result)
+        Ok(())
     }
 
     fn normalize<T: Element>(

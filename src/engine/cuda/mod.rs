@@ -47,7 +47,7 @@ use cudarc::driver::{
 use crate::engine::{Engine, GradientsMut, Ids, Positives, Problem, sealed};
 use crate::loss::formula::{Mining, Scope};
 use crate::matrix::{Cuda, Host, Matrix, MatrixMut, Scalar};
-use crate::ops::{NORM_EPS, TopK, check_dimension, check_shape, pairs_of_top_k};
+use crate::ops::{NORM_EPS, TopKMut, check_dimension, check_shape, pairs_of_top_k};
 use crate::{DType, Element, Error, Result};
 use launch::{Address, Arithmetic, Destination, Launcher, Operand, Output, Pairs};
 use passes::{Gradients, Input, Operands, Pass, Planner, Saved, Shape, Wanted};
@@ -574,6 +574,10 @@ impl Engine for CudaEngine {
         self.results.take(len)
     }
 
+    fn indices(&mut self, len: usize) -> Result<Buffer<u32>> {
+        self.results.take(len)
+    }
+
     fn read(&mut self, buffer: &Buffer) -> Result<Vec<f32>> {
         self.check_context("buffer", buffer)?;
         Ok(self.stream.clone_dtoh(buffer)?)
@@ -719,39 +723,37 @@ impl Engine for CudaEngine {
         y: Matrix<'_, Cuda, T>,
         k: usize,
         scope: Scope,
-    ) -> Result<TopK<Self>> {
+        out: TopKMut<'_, Cuda>,
+    ) -> Result<()> {
         self.check_pair(x, y)?;
         let pairs = pairs_of_top_k(x.rows, y.rows, k, scope)?;
-        let k = if scope == Scope::Row { k.min(y.rows) } else { pairs };
+        out.check(pairs, scope)?;
+        let TopKMut { values, rows, columns } = out;
+        self.check_context("values", &*values)?;
+        self.check_context("columns", &*columns)?;
+        if let Some(rows) = &rows {
+            self.check_context("rows", &**rows)?;
+        }
         let mining = match scope {
-            Scope::Row => Mining::HardestPerRow(k),
-            Scope::Matrix => Mining::Hardest(k),
-        };
-        let mut values: Buffer = self.results.take(pairs)?;
-        let mut columns: Buffer<u32> = self.results.take(pairs)?;
-        let mut rows: Option<Buffer<u32>> = match scope {
-            Scope::Row => None,
-            Scope::Matrix => Some(self.results.take(pairs)?),
+            Scope::Row => Mining::HardestPerRow(k.min(y.rows)),
+            Scope::Matrix => Mining::Hardest(pairs),
         };
         let stream = self.stream.clone();
-        {
-            let mut guards = Guards::new(&stream);
-            let (n, m, d) = (x.rows, y.rows, x.cols);
-            let (x, y) = (guards.operand(x), guards.operand(y));
-            let mut input = every_pair((x, n), (y, m), d, (1.0, 0), scope);
-            input.shape.mining = mining;
-            let planner = self.planner(self.operands_of::<T>(&input));
-            input.shape.list = planner.stages(&input.shape);
-            let plan = planner.top_k(&input.shape, pairs)?;
-            let base = self.slab.reserve(&stream, plan.bytes)?;
-            let (values, columns) = (guards.write(&mut values), guards.write(&mut columns));
-            let rows = rows.as_mut().map_or(0, |rows| guards.write(rows));
-            let launch = Launcher { stream: &stream, table: self.kernels.table() };
-            // SAFETY: the guards hold the buffers, whose contexts and shapes were checked; results
-            // and scratch memory have the planned sizes.
-            unsafe { plan.run(&launch, &input, base, values, rows, columns) }?;
-        }
-        Ok(TopK { k, values, rows, columns })
+        let mut guards = Guards::new(&stream);
+        let (n, m, d) = (x.rows, y.rows, x.cols);
+        let (x, y) = (guards.operand(x), guards.operand(y));
+        let mut input = every_pair((x, n), (y, m), d, (1.0, 0), scope);
+        input.shape.mining = mining;
+        let planner = self.planner(self.operands_of::<T>(&input));
+        input.shape.list = planner.stages(&input.shape);
+        let plan = planner.top_k(&input.shape, pairs)?;
+        let base = self.slab.reserve(&stream, plan.bytes)?;
+        let (values, columns) = (guards.write(values), guards.write(columns));
+        let rows = rows.map_or(0, |rows| guards.write(rows));
+        let launch = Launcher { stream: &stream, table: self.kernels.table() };
+        // SAFETY: the guards hold the buffers, whose contexts and lengths were checked; scratch memory
+        // has the planned size.
+        unsafe { plan.run(&launch, &input, base, values, rows, columns) }
     }
 
     fn normalize<T: Element>(
