@@ -6,7 +6,7 @@
 //         for labels, where a row may have many.
 //
 // Grid: x = row tiles x splits; block = row tile * splits + split. A block walks the column tiles
-// of its split, tiles_per_split of them. Results go to [split][part][row], every row written by one
+// of its split, tiles_per_split of them, or its share of those that may match. Results go to [split][part][row], every row written by one
 // thread of each of the PARTS that its tile engine deals a row to; rows.cu merges them in their
 // order.
 // Block: Tile::THREADS threads.
@@ -101,7 +101,21 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
     __shared__ typename Tile::Storage storage;
     const float scale2 = *scale * LOG2E;
     const unsigned i0 = walk.first_row<Tile>();
-    const unsigned end = walk.end_column<Tile>(pairs.columns);
+    // The splits share the tiles of the band.
+    const uint2 band = pairs.row_bands[i0 / Tile::SIDE];
+    const unsigned each = (band.y - band.x + walk.splits - 1) / walk.splits;
+    const unsigned first = band.x + walk.split() * each, end = min(first + each, band.y);
+    const long long offset =
+        static_cast<long long>(walk.split() * Tile::PARTS + Tile::part()) * pairs.rows;
+    if (first >= end) {
+        // Most splits of a narrow band.
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r) {
+            const unsigned row = i0 + Tile::row(r);
+            if (Tile::row_leader() && row < pairs.rows) partial[offset + row] = no_terms();
+        }
+        return;
+    }
     float maximum[Tile::ROWS], log2_sum[Tile::ROWS];
     Terms state[Tile::ROWS];
 #pragma unroll
@@ -113,7 +127,8 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
         state[r] = no_terms();
     }
 #pragma unroll 1
-    for (unsigned j0 = walk.first_column<Tile>(); j0 < end; j0 += Tile::SIDE) {
+    for (unsigned tile_column = first; tile_column < end; ++tile_column) {
+        const unsigned j0 = tile_column * Tile::SIDE;
         if (!may_match<Tile>(pairs, i0, j0)) continue;
         Tile tile;
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
@@ -127,6 +142,7 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
 #pragma unroll
             for (int c = 0; c < Tile::COLUMNS; ++c)
                 if (cells.positive.get(r, c)) found.hardest = fminf(found.hardest, tile.at(r, c));
+            if (!cells.positive.any(r)) continue;
             const Margin hardest(found.hardest, maximum[r], log2_sum[r], scale2);
 #pragma unroll
             for (int c = 0; c < Tile::COLUMNS; ++c) {
@@ -151,9 +167,7 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
             state[r] = merge(state[r], other, maximum[r], log2_sum[r], scale2);
         });
         const unsigned row = i0 + Tile::row(r);
-        if (Tile::row_leader() && row < pairs.rows)
-            partial[static_cast<long long>(walk.split() * Tile::PARTS + Tile::part()) *
-                        pairs.rows + row] = state[r];
+        if (Tile::row_leader() && row < pairs.rows) partial[offset + row] = state[r];
     }
 }
 
@@ -161,7 +175,7 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
 // gives NaN).
 // stats: maximum, sum: [splits][PARTS][n]; positive: n, written where a positive exists; may be null
 // without INDEXED. Label and id ranges per SIDE of the tile.
-// terms: LABELED, ranges per 32; group_maximum, group_log2_sum: n with stride 1, or one with stride
+// terms: LABELED, ranges and bands per 32; group_maximum, group_log2_sum: n with stride 1, or one with stride
 // 0; partial: [splits][PARTS][n].
 #define STATS(NAME, TILE, BLOCKS)                                                                \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) stats_##NAME(            \

@@ -22,6 +22,7 @@ pub(super) struct Table {
     pub sm80_f16: ArithmeticKernels,
     pub sm80_bf16: ArithmeticKernels,
     pub rows: RowKernels,
+    pub order: OrderKernels,
     pub add_splits: CudaFunction,
     pub mining: MiningKernels,
 }
@@ -68,7 +69,18 @@ pub(super) struct RowKernels {
     pub level_unit: CudaFunction,
     pub tile_groups: CudaFunction,
     pub one_pass_moment: CudaFunction,
+    pub positive_weights: CudaFunction,
     pub one_pass_gradient: CudaFunction,
+}
+
+/// What puts rows in order (kernels/order.cu).
+pub(super) struct OrderKernels {
+    pub sort_keys: CudaFunction,
+    pub gather_keys: CudaFunction,
+    pub key_starts: CudaFunction,
+    pub key_bands: CudaFunction,
+    pub gather_rows: CudaFunction,
+    pub scatter_rows: CudaFunction,
 }
 
 /// What mining does with counts and lists (kernels/lists.cu).
@@ -97,6 +109,19 @@ pub(super) struct MiningTileKernels {
     pub count_matrix: CudaFunction,
     pub count_rows: CudaFunction,
     pub collect: CudaFunction,
+}
+
+impl OrderKernels {
+    fn load(order: &Arc<CudaModule>) -> Result<Self> {
+        Ok(Self {
+            sort_keys: order.load_function("sort_keys")?,
+            gather_keys: order.load_function("gather_keys")?,
+            key_starts: order.load_function("key_starts")?,
+            key_bands: order.load_function("key_bands")?,
+            gather_rows: order.load_function("gather_rows")?,
+            scatter_rows: order.load_function("scatter_rows")?,
+        })
+    }
 }
 
 impl MiningKernels {
@@ -191,8 +216,10 @@ impl Kernels {
                 level_unit: rows.load_function("level_unit")?,
                 tile_groups: rows.load_function("tile_groups")?,
                 one_pass_moment: rows.load_function("one_pass_moment")?,
+                positive_weights: rows.load_function("positive_weights")?,
                 one_pass_gradient: rows.load_function("one_pass_gradient")?,
             },
+            order: OrderKernels::load(&module("order")?)?,
             add_splits: product.load_function("add_splits")?,
             mining: MiningKernels::load(&module("lists")?)?,
         })))

@@ -33,6 +33,11 @@ impl Operand {
         Self { data, stride: stride as i64, dtype: number, aligned, factor: 0, low: 0 }
     }
 
+    /// A copy of its elements in aligned rows of this stride, without factors.
+    pub fn copied(self, data: Address, stride: usize) -> Self {
+        Self { data, stride: stride as i64, aligned: 1, factor: 0, low: 0, ..self }
+    }
+
     /// Whether every row starts at a multiple of 16 bytes.
     pub fn is_aligned(&self) -> bool {
         self.aligned != 0
@@ -129,6 +134,56 @@ impl Mix {
     }
 }
 
+/// Twin of Band (kernels/product.cu): where along the sum the first operand has anything.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Band {
+    /// For every `side` rows of the result; 0: everywhere.
+    pub tiles: Address,
+    pub side: u32,
+    pub start: u32,
+}
+
+/// Twin of Sums (kernels/rows.cu): f32 rows of a gradient's width, and their levels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sums {
+    data: Address,
+    stride: i64,
+    levels: Address,
+}
+
+impl Sums {
+    pub fn new(of: Output, levels: Address) -> Self {
+        Self { data: of.data, stride: of.stride, levels }
+    }
+}
+
+/// Twin of Matches (kernels/rows.cu): the positive pairs that the rows of a gradient are in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Matches {
+    /// Of every row of the matrix; 0 for no such pairs.
+    pub weights: Address,
+    /// The rows by the columns of their positives, and where each column's begin; 0: the diagonal.
+    pub order: Address,
+    pub starts: Address,
+    anchors: i32,
+    candidates: i32,
+}
+
+impl Matches {
+    /// Those of the diagonal.
+    pub fn new(weights: Address) -> Self {
+        Self { weights, ..Self::default() }
+    }
+
+    /// The same pairs, for the gradient of the anchors, of the candidates, or of both.
+    pub fn of(self, anchors: bool, candidates: bool) -> Self {
+        Self { anchors: i32::from(anchors), candidates: i32::from(candidates), ..self }
+    }
+}
+
 /// Twin of TileSums (kernels/gradient.cu): f32, f32 and f64, one a tile.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -175,6 +230,8 @@ pub(super) const LABELED: u32 = 2;
 pub(super) const SHARED: u32 = 4;
 pub(super) const IDS: u32 = 8;
 pub(super) const MINED: u32 = 16;
+/// Of a sweep for the positives of labels alone, within their bands.
+pub(super) const POSITIVES: u32 = 32;
 
 /// Twin of epilogue::Pairs (kernels/epilogue/pairs.cuh).
 #[repr(C)]
@@ -205,7 +262,8 @@ impl Pairs {
     }
 }
 
-/// The smallest and largest key of every tile's rows and columns; a part of `Pairs`.
+/// The smallest and largest key of every tile's rows and columns, and which tiles of the other side
+/// may hold equal labels; a part of `Pairs`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ranges {
@@ -213,6 +271,8 @@ pub(super) struct Ranges {
     pub column_labels: Address,
     pub row_ids: Address,
     pub column_ids: Address,
+    pub row_bands: Address,
+    pub column_bands: Address,
 }
 
 /// Twin of Walk (kernels/stats.cu): which column tiles a block walks.
@@ -267,6 +327,12 @@ unsafe impl DeviceRepr for Panel {}
 unsafe impl DeviceRepr for Mix {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for TileSums {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Band {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Sums {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Matches {}
 
 /// What multiplies (kernels/tile/): chosen by [`CudaEngine`](super::CudaEngine) unless it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -440,24 +506,31 @@ impl Launcher<'_> {
         launch!(self, &self.table.rows.scalar, 1, 1, &value, &device, &positive, &out)
     }
 
-    /// `out` = the unit rows of `x` (out.rows × out.columns).
-    pub unsafe fn normalize(&self, x: Operand, eps: f32, out: Output) -> Result<()> {
-        let grid = (out.rows as usize).div_ceil(WARPS);
-        launch!(self, &self.table.rows.normalize, grid, THREADS, &x, &out.columns, &eps, &out)
+    /// `out` = the unit rows of `x` (out.rows × out.columns) in this order, or 0 for their own.
+    pub unsafe fn normalize(
+        &self,
+        x: Operand,
+        eps: f32,
+        order: Address,
+        out: Output,
+    ) -> Result<()> {
+        let (function, grid) = (&self.table.rows.normalize, (out.rows as usize).div_ceil(WARPS));
+        launch!(self, function, grid, THREADS, &x, &out.columns, &eps, &order, &out)
     }
 
     /// `out` = the gradient with respect to `x` given `g`, that of its unit rows; all of out's
-    /// shape, `g` f32; `g` may be `out`.
+    /// shape, `g` f32, its rows in this order; 0 for that of `x`, and then `g` may be `out`.
     pub unsafe fn normalize_backward(
         &self,
         x: Operand,
         g: Operand,
         eps: f32,
+        order: Address,
         out: Output,
     ) -> Result<()> {
         let function = &self.table.rows.normalize_backward;
         let grid = (out.rows as usize).div_ceil(WARPS);
-        launch!(self, function, grid, THREADS, &x, &g, &out.columns, &eps, &out)
+        launch!(self, function, grid, THREADS, &x, &g, &out.columns, &eps, &order, &out)
     }
 
     /// `ranges`: ceil(count / side) pairs of u32, of `count` keys.
@@ -508,7 +581,7 @@ impl Launcher<'_> {
         )
     }
 
-    /// `partial`: [splits][rows] terms; [`LABELED`], ranges per side of [`Tile::Small`].
+    /// `partial`: [splits][rows] terms; [`LABELED`], ranges and bands per side of [`Tile::Small`].
     pub unsafe fn terms(
         &self,
         arithmetic: Arithmetic,
@@ -813,6 +886,7 @@ impl Launcher<'_> {
 
     /// `out` from A·Bᵀ as `mix` says; A is out.rows × depth, B is out.columns × depth, lying as
     /// `product` says. With more than one split, `parts` holds splits × out.rows × out.columns f32.
+    /// With a band, its tiles are what counts, and not the splits' depth.
     pub unsafe fn product(
         &self,
         kind: Kind,
@@ -823,6 +897,7 @@ impl Launcher<'_> {
         splits: Splits,
         parts: Address,
         mix: Mix,
+        band: Band,
         out: Output,
     ) -> Result<()> {
         let kernels = kind.kernels(self.table);
@@ -835,39 +910,33 @@ impl Launcher<'_> {
         let side = kind.tile.side();
         let grid = rows.div_ceil(side) * columns.div_ceil(side) * splits.count;
         let (count, split_depth) = (splits.count as u32, splits.depth as u32);
-        let part = (rows * columns) as i64;
-        let whole = out;
-        let out = match splits.count {
-            1 => out,
-            _ => Output { data: parts, stride: i64::from(out.columns), ..out },
-        };
-        let threads = kind.tile.threads();
-        let launched: Result<()> = launch!(
+        launch!(
             self,
             function,
             grid,
-            threads,
+            kind.tile.threads(),
             &a,
             &b,
             &depth,
             &count,
             &split_depth,
-            &part,
+            &parts,
             &mix,
+            &band,
             &out,
-        );
+        )?;
         if splits.count == 1 {
-            return launched;
+            return Ok(());
         }
-        launched?;
-        // Enough blocks for any chip; each takes its elements in turn.
-        let grid = blocks(rows * columns).min(4096);
+        // Enough blocks for any chip; each takes its rows in turn.
+        let grid = rows.div_ceil(WARPS).min(4096);
         let function = &self.table.add_splits;
-        launch!(self, function, grid, THREADS, &parts, &count, &part, &mix, &whole)
+        launch!(self, function, grid, THREADS, &parts, &count, &depth, &mix, &band, &out)
     }
 
     /// `out` = the rows of `x` as 16-bit operands: rows × depth elements in each part, and rows f32
-    /// factors; `top`: [`Launcher::matrix_top`]'s, where there are factors without normalisation.
+    /// factors, in this order (0: as they lie); `top`: [`Launcher::matrix_top`]'s, where there are
+    /// factors without normalisation.
     pub unsafe fn prepare(
         &self,
         x: Operand,
@@ -875,11 +944,12 @@ impl Launcher<'_> {
         depth: u32,
         eps: f32,
         top: Address,
+        order: Address,
         out: Prepared,
     ) -> Result<()> {
         let grid = (rows as usize).div_ceil(WARPS);
         let function = &self.table.rows.prepare;
-        launch!(self, function, grid, THREADS, &x, &rows, &depth, &eps, &top, &out)
+        launch!(self, function, grid, THREADS, &x, &rows, &depth, &eps, &top, &order, &out)
     }
 
     /// `top` (one u32) = the bits of the largest magnitude of `x`, rows × depth; it was 0.
@@ -949,7 +1019,8 @@ impl Launcher<'_> {
         )
     }
 
-    /// `total` (one f64) = Σ (S − M)·G over the negatives of `count` groups and the positives.
+    /// `total` (one f64) = Σ (S − M)·G over the negatives of `count` groups, and over the positives
+    /// where a row has one.
     pub unsafe fn one_pass_moment(
         &self,
         groups: TileSums,
@@ -977,17 +1048,32 @@ impl Launcher<'_> {
         )
     }
 
-    /// `out`, sums over negatives in `levels` (one for every `side` rows), becomes the gradient.
-    /// `others` rows of `other` are the other halves of the positive pairs.
+    /// `weights`: G of every row's one positive, from their similarities; rows f32 each.
+    pub unsafe fn positive_weights(
+        &self,
+        pairs: &Pairs,
+        positive: Address,
+        rows: Coefficients,
+        scale: Address,
+        weights: Address,
+    ) -> Result<()> {
+        let function = &self.table.rows.positive_weights;
+        let grid = blocks(pairs.rows as usize);
+        launch!(self, function, grid, THREADS, pairs, &positive, &rows, &scale, &weights)
+    }
+
+    /// `out`, the gradient, from sums over negatives (`more.data` 0 for none of these; `own` may be
+    /// `out`), whose rows share levels by `side`, and the pairs of `matches` with rows of `other`.
     pub unsafe fn one_pass_gradient(
         &self,
         out: Output,
-        levels: Address,
+        own: Sums,
+        more: Sums,
         side: u32,
         divisor: Address,
         other: Operand,
-        others: u32,
-        positive: Address,
+        pairs: &Pairs,
+        matches: Matches,
         rows: Coefficients,
         scale: Address,
         upstream: Address,
@@ -999,12 +1085,13 @@ impl Launcher<'_> {
             grid,
             THREADS,
             &out,
-            &levels,
+            &own,
+            &more,
             &side,
             &divisor,
             &other,
-            &others,
-            &positive,
+            pairs,
+            &matches,
             &rows,
             &scale,
             &upstream,
@@ -1044,3 +1131,5 @@ pub(super) fn weight_blocks(tile: Tile, rows: usize, columns: usize) -> usize {
 
 /// Launches of kernels/mining.cu and kernels/lists.cu.
 pub(super) mod mining;
+/// Launches of kernels/order.cu.
+pub(super) mod order;
