@@ -34,23 +34,6 @@ struct Scratch {
     float maxima[2][Tile::THREADS / 32];
 };
 
-// Both embeddings' factors: what is stored is the operand of products with embeddings as they lie.
-template <class Tile>
-__device__ __forceinline__ void apply_factors(Tile& tile, const Operand& x, const Operand& y,
-                                              const Pairs& pairs, unsigned i0, unsigned j0) {
-    if (!x.factor) return;
-    float right[Tile::COLUMNS];
-#pragma unroll
-    for (int c = 0; c < Tile::COLUMNS; ++c)
-        right[c] = y.factor[min(j0 + Tile::column(c), pairs.columns - 1)];
-#pragma unroll
-    for (int r = 0; r < Tile::ROWS; ++r) {
-        const float left = x.factor[min(i0 + Tile::row(r), pairs.rows - 1)];
-#pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; ++c) tile.put(r, c, tile.at(r, c) * (left * right[c]));
-    }
-}
-
 template <class Tile>
 __device__ __forceinline__ void weights(const Operand& x, const Operand& y, unsigned depth,
                                         const Pairs& pairs, unsigned first_row, unsigned end_row,
@@ -62,7 +45,7 @@ __device__ __forceinline__ void weights(const Operand& x, const Operand& y, unsi
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
     const unsigned i0 = first_row + blockIdx.x / across * Tile::SIDE;
     const unsigned j0 = blockIdx.x % across * Tile::SIDE;
-    if (pairs.flags & POSITIVES && beyond_bands<Tile>(pairs, i0, j0)) {
+    if (pairs.flags & POSITIVES && beyond_band<Tile>(pairs, i0, j0)) {
         if (threadIdx.x == 0) {
             if (panel.levels) panel.levels[blockIdx.x] = no_level();
             if (moments) moments[blockIdx.x] = 0.0;

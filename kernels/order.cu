@@ -165,17 +165,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // The tiles that may match: bands[i] = the first and the end of those of `others` tiles whose range
-// of keys meets that of tile i, (0, 0) for none. own: `count` ranges. Grid: ceil(count / 8), a warp a
-// tile.
+// of keys meets that of tile i, (0, 0) for none. own: `count` ranges. back: the others' bands, or
+// null; a tile in whose band tile i lies is then in that of i. Grid: ceil(count / 8), a warp a tile.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    key_bands(const uint2* own, unsigned count, const uint2* other, unsigned others, uint2* bands) {
+    key_bands(const uint2* own, unsigned count, const uint2* other, unsigned others,
+              const uint2* back, uint2* bands) {
     const long long tile = warp_row();
     if (tile >= count) return;
     const uint2 range = own[tile];
     unsigned first = 0xffffffffu, end = 0;
     for (unsigned j = threadIdx.x % 32; j < others; j += 32) {
         const uint2 there = other[j];
-        if (there.y < range.x || range.y < there.x) continue;
+        bool met = there.y >= range.x && range.y >= there.x;
+        // Where keys are not in order, as columns may be in those of their rows.
+        if (back) met = met || (back[j].x <= tile && tile < back[j].y);
+        if (!met) continue;
         first = min(first, j);
         end = j + 1;
     }
@@ -189,41 +193,47 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // ---- Rows ----------------------------------------------------------------------------------------
 
+// So many threads copy a row.
+constexpr unsigned COPY_LANES = 8;
+constexpr unsigned COPY_ROWS = THREADS / COPY_LANES;
+
 // Copies rows of x, in the given order and as they are: out is rows x depth elements of x's type,
-// aligned to 16 bytes, out_stride elements a row. Grid: ceil(rows / 8), a warp a row.
+// aligned to 16 bytes, out_stride elements a row. Grid: ceil(rows / 32).
 extern "C" __global__ void __launch_bounds__(THREADS)
     gather_rows(Operand x, const unsigned* order, unsigned rows, unsigned depth, void* out,
                 long long out_stride) {
-    const long long row = warp_row();
+    const unsigned row = blockIdx.x * COPY_ROWS + threadIdx.x / COPY_LANES;
     if (row >= rows) return;
-    const unsigned lane = threadIdx.x % 32;
+    const unsigned lane = threadIdx.x % COPY_LANES;
     const int size = x.type == tile::F32 ? 4 : 2;
-    const long long source = order ? order[row] : row;
+    const unsigned source = order ? order[row] : row;
     const char* from = static_cast<const char*>(x.data) + source * x.stride * size;
     char* to = static_cast<char*>(out) + row * out_stride * size;
     const unsigned bytes = depth * size, wide = x.aligned ? bytes / 16 : 0;
 #pragma unroll 1
-    for (unsigned i = lane; i < wide; i += 32)
+    for (unsigned i = lane; i < wide; i += COPY_LANES)
         reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
-    // Elements are words of two bytes, or two of them.
+// Elements are words of two bytes, or two of them.
 #pragma unroll 1
-    for (unsigned i = wide * 8 + lane; i < bytes / 2; i += 32)
+    for (unsigned i = wide * 8 + lane; i < bytes / 2; i += COPY_LANES)
         reinterpret_cast<unsigned short*>(to)[i] = reinterpret_cast<const unsigned short*>(from)[i];
 }
 
 // Row i of `from` becomes row order[i] of out. from: out's shape, aligned to 16 bytes, stride a
-// multiple of 4. Grid: ceil(out.rows / 8), a warp a row.
+// multiple of 4. Grid: ceil(out.rows / 32).
 extern "C" __global__ void __launch_bounds__(THREADS)
     scatter_rows(const float* from, long long stride, const unsigned* order, Output out) {
-    const long long row = warp_row();
+    const unsigned row = blockIdx.x * COPY_ROWS + threadIdx.x / COPY_LANES;
     if (row >= out.rows) return;
-    const unsigned lane = threadIdx.x % 32;
+    const unsigned lane = threadIdx.x % COPY_LANES;
     const float* line = from + row * stride;
     float* to = out.data + order[row] * out.stride;
     const bool aligned =
         (reinterpret_cast<unsigned long long>(out.data) | out.stride * 4) % 16 == 0;
     const unsigned wide = aligned ? out.columns / 4 : 0;
-    for (unsigned i = lane; i < wide; i += 32)
+#pragma unroll 1
+    for (unsigned i = lane; i < wide; i += COPY_LANES)
         reinterpret_cast<float4*>(to)[i] = reinterpret_cast<const float4*>(line)[i];
-    for (unsigned k = wide * 4 + lane; k < out.columns; k += 32) to[k] = line[k];
+#pragma unroll 1
+    for (unsigned k = wide * 4 + lane; k < out.columns; k += COPY_LANES) to[k] = line[k];
 }

@@ -38,12 +38,12 @@ struct Mix {
     }
 };
 
-// Where A is known to be nothing but zeros, nothing is read: for every `side` rows of the result,
-// A has something between two multiples of `side` along the sum alone, counted from `start` before
-// its beginning. Twin of launch::Band.
+// Where A is known to be nothing but zeros, nothing is read: for every 2^bits rows of the result A
+// has something between two multiples of 2^bits along the sum alone, counted from `start` before its
+// beginning. Twin of launch::Band.
 struct Band {
     const uint2* tiles;  // null: everywhere
-    unsigned side;
+    unsigned bits;
     unsigned start;
 
     // Long bands are split as far as they can be; a part is this long at least.
@@ -51,9 +51,9 @@ struct Band {
 
     // From where to where the sum of these rows runs, of one of `depth`; (0, 0) for nowhere.
     __device__ __forceinline__ uint2 span(unsigned row, unsigned depth) const {
-        const uint2 band = tiles[row / side];
-        const unsigned begin = max(band.x * side, start) - start;
-        const unsigned end = min(max(band.y * side, start) - start, depth);
+        const uint2 band = tiles[row >> bits];
+        const unsigned begin = max(band.x << bits, start) - start;
+        const unsigned end = min(max(band.y << bits, start) - start, depth);
         return begin < end ? make_uint2(begin, end) : make_uint2(0, 0);
     }
     // In how many parts it is summed.
@@ -144,36 +144,40 @@ PRODUCTS_SM80(sm80_f16, tile::Half)
 PRODUCTS_SM80(sm80_bf16, tile::Brain)
 
 // C from the sum of the parts in their order, where there is more than one: parts as above.
-// Grid-stride over rows, a warp a row, 256 threads.
+// Grid-stride over 16 rows, two a warp, 256 threads.
+constexpr unsigned ADD_ROWS = 16;
 extern "C" __global__ void __launch_bounds__(256)
     add_splits(const float* parts, unsigned splits, unsigned depth, Mix mix, Band band, Output out) {
-    const unsigned lane = threadIdx.x % 32;
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const long long whole = static_cast<long long>(out.rows) * out.columns;
-    for (long long row = blockIdx.x * 8ll + threadIdx.x / 32; row < out.rows;
-         row += gridDim.x * 8ll) {
-        const unsigned count = band.tiles ? band.parts(row, depth, splits) : splits;
+    const bool aligned = out.columns % 4 == 0 &&
+        (reinterpret_cast<unsigned long long>(out.data) | out.stride * 4) % 16 == 0;
+    const unsigned step = gridDim.x * ADD_ROWS;
+    for (unsigned first = blockIdx.x * ADD_ROWS; first < out.rows; first += step) {
+        // They lie in one tile of a band.
+        const unsigned count = band.tiles ? band.parts(first, depth, splits) : splits;
         if (count < 2) continue;
-        const float from = mix.from(row), to = mix.to(row);
-        const float* part = parts + row * out.columns;
-        float* line = out.data + row * out.stride;
-        const bool aligned = out.columns % 4 == 0 &&
-            (reinterpret_cast<unsigned long long>(out.data) | out.stride * 4) % 16 == 0;
-        for (unsigned k = lane * 4; aligned && k < out.columns; k += 128) {
-            float4 sum = *reinterpret_cast<const float4*>(part + k);
-            for (unsigned split = 1; split < count; ++split) {
-                const float4 more = *reinterpret_cast<const float4*>(part + split * whole + k);
-                sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+        for (unsigned row = first + warp; row < min(first + ADD_ROWS, out.rows); row += 8) {
+            const float from = mix.from(row), to = mix.to(row);
+            const float* part = parts + static_cast<long long>(row) * out.columns;
+            float* line = out.data + row * out.stride;
+            for (unsigned k = lane * 4; aligned && k < out.columns; k += 128) {
+                float4 sum = *reinterpret_cast<const float4*>(part + k);
+                for (unsigned split = 1; split < count; ++split) {
+                    const float4 more = *reinterpret_cast<const float4*>(part + split * whole + k);
+                    sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+                }
+                float4* at = reinterpret_cast<float4*>(line + k);
+                float4 old = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                if (to != 0.0f) old = *at;
+                *at = make_float4(fmaf(to, old.x, from * sum.x), fmaf(to, old.y, from * sum.y),
+                                  fmaf(to, old.z, from * sum.z), fmaf(to, old.w, from * sum.w));
             }
-            float4* at = reinterpret_cast<float4*>(line + k);
-            float4 old = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            if (to != 0.0f) old = *at;
-            *at = make_float4(fmaf(to, old.x, from * sum.x), fmaf(to, old.y, from * sum.y),
-                              fmaf(to, old.z, from * sum.z), fmaf(to, old.w, from * sum.w));
-        }
-        for (unsigned k = lane; !aligned && k < out.columns; k += 32) {
-            float sum = part[k];
-            for (unsigned split = 1; split < count; ++split) sum += part[split * whole + k];
-            line[k] = fmaf(to, to != 0.0f ? line[k] : 0.0f, from * sum);
+            for (unsigned k = lane; !aligned && k < out.columns; k += 32) {
+                float sum = part[k];
+                for (unsigned split = 1; split < count; ++split) sum += part[split * whole + k];
+                line[k] = fmaf(to, to != 0.0f ? line[k] : 0.0f, from * sum);
+            }
         }
     }
 }

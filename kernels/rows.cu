@@ -414,12 +414,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (row >= rows) return;
     const float scale2 = *scale * LOG2E;
     Terms all = partial[row];
-    for (unsigned split = 1; split < splits; ++split) {
-        const Terms part = partial[static_cast<long long>(split) * rows + row];
-        // Most splits of a narrow band have nothing.
-        if (part.count == 0) continue;
-        all = merge(all, part, maximum[row * group_stride], log2_sum[row * group_stride], scale2);
-    }
+    for (unsigned split = 1; split < splits; ++split)
+        all = merge(all, partial[static_cast<long long>(split) * rows + row],
+                    maximum[row * group_stride], log2_sum[row * group_stride], scale2);
     terms[row] = all;
 }
 
@@ -541,14 +538,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     out.positive[row] = empty ? 0.0f : positive;
 }
 
-// total (+)= the sum of `count` values, in a fixed tree. Grid: 1.
+// total (+)= the sum of `count` values, times `factor` where that is not null, in a fixed tree.
+// Grid: 1.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_moments(const double* values, unsigned count, int accumulate, double* total) {
+    sum_moments(const double* values, unsigned count, const float* factor, int accumulate,
+                double* total) {
     __shared__ double shared[THREADS];
     double sum = 0.0;
     for (unsigned i = threadIdx.x; i < count; i += THREADS) sum += values[i];
     sum = reduce::block(sum, shared, [](double a, double b) { return a + b; });
-    if (threadIdx.x == 0) *total = accumulate ? *total + sum : sum;
+    if (threadIdx.x != 0) return;
+    if (factor) sum *= *factor;
+    *total = accumulate ? *total + sum : sum;
 }
 
 // The gradient of the scale: upstream * total / s. Grid 1, block 1.
@@ -596,6 +597,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (row >= pairs.rows) return;
     const bool exists = positive_column(pairs, row) < pairs.columns;
     weights[row] = exists ? positive_weight(positive[row], rows, row, *scale * LOG2E) : 0.0f;
+}
+
+// What a share delta of a positive is multiplied by in G, all rows having the same coefficients:
+// factors[0]; and that times the upstream gradient: factors[1]. Grid 1, block 1.
+extern "C" __global__ void share_factors(Coefficients rows, const float* upstream, float* factors) {
+    factors[0] = -rows.positive[0];
+    factors[1] = -rows.positive[0] * *upstream;
 }
 
 // Sums over negatives, f32 rows of the gradient's width: one level for every `side` rows. Twin of

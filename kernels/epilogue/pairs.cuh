@@ -37,7 +37,8 @@ struct Pairs {
     const uint2* row_id_ranges;
     const uint2* column_id_ranges;
     const uint2* row_bands;          // of every row tile: first and end of the column tiles that
-    const uint2* column_bands;       // may hold equal labels with it; and of every column tile
+    const uint2* column_bands;       // may hold equal labels with it; and of every column tile,
+                                     // whose bands lie in those of the rows
     const Cut* cuts;                 // rows, or one
 };
 
@@ -106,13 +107,11 @@ __device__ __forceinline__ bool may_match(const Pairs& pairs, unsigned i0, unsig
                      pairs.column_label_ranges[j0 / Tile::SIDE]);
 }
 
-// Whether the tile at (i0, j0) lies in neither side's band: nobody looks for positives there. The same
-// answer in every thread.
+// Whether the tile at (i0, j0) lies beyond its row's band. The same answer in every thread.
 template <class Tile>
-__device__ __forceinline__ bool beyond_bands(const Pairs& pairs, unsigned i0, unsigned j0) {
-    const unsigned i = i0 / Tile::SIDE, j = j0 / Tile::SIDE;
-    const uint2 row = pairs.row_bands[i], column = pairs.column_bands[j];
-    return (j < row.x || j >= row.y) && (i < column.x || i >= column.y);
+__device__ __forceinline__ bool beyond_band(const Pairs& pairs, unsigned i0, unsigned j0) {
+    const uint2 band = pairs.row_bands[i0 / Tile::SIDE];
+    return j0 / Tile::SIDE < band.x || j0 / Tile::SIDE >= band.y;
 }
 
 // Whether every pair of the tile at (i0, j0) is a negative one, as far as can be told at once. The

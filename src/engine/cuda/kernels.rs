@@ -70,6 +70,7 @@ pub(super) struct RowKernels {
     pub tile_groups: CudaFunction,
     pub one_pass_moment: CudaFunction,
     pub positive_weights: CudaFunction,
+    pub share_factors: CudaFunction,
     pub one_pass_gradient: CudaFunction,
 }
 
@@ -216,6 +217,7 @@ impl Kernels {
                 level_unit: rows.load_function("level_unit")?,
                 tile_groups: rows.load_function("tile_groups")?,
                 one_pass_moment: rows.load_function("one_pass_moment")?,
+                share_factors: rows.load_function("share_factors")?,
                 positive_weights: rows.load_function("positive_weights")?,
                 one_pass_gradient: rows.load_function("one_pass_gradient")?,
             },

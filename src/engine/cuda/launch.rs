@@ -99,6 +99,11 @@ pub(super) struct Panel {
     pub columns: u32,
 }
 
+impl Panel {
+    /// None.
+    pub const NONE: Self = Self { data: 0, stride: 0, low: 0, levels: 0, rows: 0, columns: 0 };
+}
+
 /// Bytes of epilogue::Level.
 pub(super) const LEVEL_BYTES: usize = 8;
 
@@ -138,10 +143,18 @@ impl Mix {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Band {
-    /// For every `side` rows of the result; 0: everywhere.
-    pub tiles: Address,
-    pub side: u32,
-    pub start: u32,
+    /// For every 2^bits rows of the result; 0: everywhere.
+    tiles: Address,
+    bits: u32,
+    start: u32,
+}
+
+impl Band {
+    /// That of result rows from tile `first` on, of a sum that begins at `start`.
+    pub fn new(bands: Address, tile: Tile, first: usize, start: usize) -> Self {
+        let (tiles, bits) = (bands + 8 * first as u64, tile.side().ilog2());
+        Self { tiles, bits, start: start as u32 }
+    }
 }
 
 /// Twin of Sums (kernels/rows.cu): f32 rows of a gradient's width, and their levels.
@@ -281,6 +294,13 @@ pub(super) struct Ranges {
 pub(super) struct Walk {
     pub splits: u32,
     pub tiles_per_split: u32,
+}
+
+impl Walk {
+    /// Blocks that walk so many rows.
+    pub fn blocks(self, tile: Tile, rows: usize) -> usize {
+        rows.div_ceil(tile.side()) * self.splits as usize
+    }
 }
 
 /// Twin of epilogue::Coefficients (kernels/epilogue/terms.cuh): n `f32` each.
@@ -563,7 +583,7 @@ impl Launcher<'_> {
         positive: Address,
     ) -> Result<()> {
         let function = &kind.kernels(self.table).stats;
-        let grid = (pairs.rows as usize).div_ceil(kind.tile.side()) * walk.splits as usize;
+        let grid = walk.blocks(kind.tile, pairs.rows as usize);
         launch!(
             self,
             function,
@@ -581,7 +601,9 @@ impl Launcher<'_> {
         )
     }
 
-    /// `partial`: [splits][rows] terms; [`LABELED`], ranges and bands per side of [`Tile::Small`].
+    /// `partial`: [splits][rows] terms; [`LABELED`], ranges and bands per side of [`Tile::Small`];
+    /// `panel`: rows × columns shares, or [`Panel::NONE`]; sm80 alone; `moments`: as many f64 as
+    /// there are row tiles times splits, or 0.
     pub unsafe fn terms(
         &self,
         arithmetic: Arithmetic,
@@ -593,8 +615,10 @@ impl Launcher<'_> {
         scale: Address,
         groups: Groups,
         partial: Address,
+        panel: Panel,
+        moments: Address,
     ) -> Result<()> {
-        let grid = (pairs.rows as usize).div_ceil(Tile::Small.side()) * walk.splits as usize;
+        let grid = walk.blocks(Tile::Small, pairs.rows as usize);
         launch!(
             self,
             &arithmetic.kernels(self.table).terms,
@@ -610,6 +634,8 @@ impl Launcher<'_> {
             &groups.log2_sum,
             &groups.stride,
             &partial,
+            &panel,
+            &moments,
         )
     }
 
@@ -929,7 +955,7 @@ impl Launcher<'_> {
             return Ok(());
         }
         // Enough blocks for any chip; each takes its rows in turn.
-        let grid = rows.div_ceil(WARPS).min(4096);
+        let grid = rows.div_ceil(2 * WARPS).min(4096);
         let function = &self.table.add_splits;
         launch!(self, function, grid, THREADS, &parts, &count, &depth, &mix, &band, &out)
     }
@@ -1106,9 +1132,33 @@ impl Launcher<'_> {
         accumulate: bool,
         total: Address,
     ) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.sum_scaled_moments(values, count, 0, accumulate, total) }
+    }
+
+    /// The same of the sum times `factor` (one f32, or 0 for 1).
+    pub unsafe fn sum_scaled_moments(
+        &self,
+        values: Address,
+        count: u32,
+        factor: Address,
+        accumulate: bool,
+        total: Address,
+    ) -> Result<()> {
         let accumulate = i32::from(accumulate);
         let function = &self.table.rows.sum_moments;
-        launch!(self, function, 1, THREADS, &values, &count, &accumulate, &total)
+        launch!(self, function, 1, THREADS, &values, &count, &factor, &accumulate, &total)
+    }
+
+    /// `factors`: two f32, what shares of positives are multiplied by in G, all rows having the same
+    /// coefficients, and in gradients.
+    pub unsafe fn share_factors(
+        &self,
+        rows: Coefficients,
+        upstream: Address,
+        factors: Address,
+    ) -> Result<()> {
+        launch!(self, &self.table.rows.share_factors, 1, 1, &rows, &upstream, &factors)
     }
 
     /// `out` (one f32) = upstream · total / scale.

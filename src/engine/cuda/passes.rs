@@ -561,6 +561,8 @@ impl BackwardPlan {
         let mut positives = None;
         if one_pass && shape.has(LABELED) {
             let tile = planner.band_tile(shape, tile);
+            // Bands of small tiles are short sums.
+            let lean = lean || tile == Tile::Small;
             positives = Some(Sweep::new(planner, shape, tile, rows, lean));
         }
         if (wanted.x || wanted.y) && list.is_none() {
@@ -651,6 +653,9 @@ struct BandPlan {
     /// Where the sweep's tiles are not those of the pass over all pairs.
     ranges: Option<KeyRanges>,
     terms: TermsPlan,
+    /// Whether one panel holds all rows: the pass for the terms leaves their shares in it.
+    at_once: bool,
+    factors: Region,
 }
 
 impl BandPlan {
@@ -673,7 +678,13 @@ impl BandPlan {
         if scale {
             sweep.place_moments(layout, shape)?;
         }
-        Ok(Self { sweep, ranges, terms: TermsPlan::plan(layout, planner, shape, own)? })
+        Ok(Self {
+            sweep,
+            ranges,
+            terms: TermsPlan::plan(layout, planner, shape, own)?,
+            at_once: own == Tile::Small && sweep.rows >= shape.n,
+            factors: layout.take::<[f32; 2]>(1)?,
+        })
     }
 }
 
@@ -1055,21 +1066,23 @@ impl Pass<'_> {
             let pairs = self.ranges(&plan.ranges)?;
             let row_sum = self.groups(plan, rows, pairs, positive, groups)?;
             match &plan.terms {
-                Some(plan) => self.terms(plan, rows, pairs, groups)?,
+                Some(plan) => self.terms(plan, rows, pairs, groups, Panel::NONE, 0)?,
                 None => self.launch.index_terms(&pairs, positive, groups, scale, terms)?,
             }
             self.totals(plan.totals, groups, (row_sum, 1), loss)
         }
     }
 
-    /// The terms of the positives of labels. `pairs`: with ranges of small tiles, unless the plan has
-    /// its own. Safety as for [`Pass`].
+    /// The terms of the positives of labels, and their shares where there is a panel. `pairs`: with
+    /// ranges and bands of small tiles, unless the plan has its own. Safety as for [`Pass`].
     unsafe fn terms(
         &self,
         plan: &TermsPlan,
         rows: Rows,
         pairs: Pairs,
         groups: Groups,
+        panel: Panel,
+        moments: Address,
     ) -> Result<()> {
         let TermsPlan { walk, .. } = *plan;
         let (arithmetic, depth) = (self.plan.operands.arithmetic, self.input.shape.d as u32);
@@ -1082,7 +1095,9 @@ impl Pass<'_> {
                 Some(ranges) => self.ranges(ranges)?,
                 None => pairs,
             };
-            self.launch.terms(arithmetic, x, y, depth, &pairs, walk, scale, groups, partial)?;
+            self.launch.terms(
+                arithmetic, x, y, depth, &pairs, walk, scale, groups, partial, panel, moments,
+            )?;
             self.launch.merge_terms(partial, walk.splits, pairs.rows, groups, scale, to)
         }
     }
@@ -1262,33 +1277,21 @@ impl Pass<'_> {
         pairs: &Pairs,
         coefficients: Coefficients,
         factor: Address,
-        [to_x, to_y]: [Option<Output>; 2],
+        to: [Option<Output>; 2],
         moment: Address,
     ) -> Result<()> {
         let (shape, base) = (&self.input.shape, self.base);
         let Shape { n, m, d, .. } = *shape;
         let scale = self.saved.scale.at(self.saved_base);
-        let side = sweep.kind.tile.side();
-        let across = m.div_ceil(side) as u32;
-        let products = to_x.is_some() || to_y.is_some();
+        let products = to.iter().any(Option::is_some);
         let leveled = products && self.plan.operands.levels();
         let moments = if moment != 0 { sweep.moments.at(base) } else { 0 };
-        let parts = sweep.parts.at(base);
-        let added = pairs.has(POSITIVES);
-        let band = |tiles: Address, above: usize, start: usize| match added {
-            true => {
-                Band { tiles: tiles + 8 * above as u64, side: side as u32, start: start as u32 }
-            }
-            false => Band::default(),
-        };
         // SAFETY: as in `forward`; a panel is written before the products read it, and read before
         // the next panel overwrites it.
         unsafe {
             for first in (0..n).step_by(sweep.rows) {
                 let end = (first + sweep.rows).min(n);
-                let rest = added || first > 0;
-                let count = end - first;
-                let panel = self.panel(sweep, count, products, leveled);
+                let panel = self.panel(sweep, end - first, products, leveled);
                 self.launch.weights(
                     sweep.kind,
                     rows.x,
@@ -1303,65 +1306,94 @@ impl Pass<'_> {
                     moments,
                 )?;
                 if moments != 0 {
-                    let blocks = weight_blocks(sweep.kind.tile, count, m);
-                    self.launch.sum_moments(moments, blocks as u32, rest, moment)?;
+                    let blocks = weight_blocks(sweep.kind.tile, end - first, m) as u32;
+                    let rest = first > 0 || pairs.has(POSITIVES);
+                    self.launch.sum_moments(moments, blocks, rest, moment)?;
                 }
-                let (mut row_levels, mut column_levels) = (Levels::default(), Levels::default());
-                if leveled {
-                    let down = count.div_ceil(side) as u32;
-                    let levels = Levels {
-                        tiles: panel.levels,
-                        side: side as u32,
-                        row_step: across,
-                        depth_step: 1,
-                        ..Levels::default()
-                    };
-                    row_levels = Levels { results: sweep.row_levels.at(base), ..levels };
-                    column_levels = Levels {
-                        results: sweep.column_levels.at(base),
-                        row_step: 1,
-                        depth_step: across,
-                        ..levels
-                    };
-                    let (tiles, results) = (panel.levels, column_levels.results);
-                    self.launch.row_levels(tiles, down, across, 0, row_levels.results)?;
-                    self.launch.column_levels(tiles, down, across, 0, 0, results)?;
-                }
-                let g = self.panel_operand(&panel);
-                // G^T X of the panel's rows: into dY, or into the one gradient of a shared set,
-                // whose rows all get their first value here.
-                if let Some(whole) = if shape.shared { to_x } else { to_y } {
-                    self.launch.product(
-                        sweep.product_kind,
-                        Product::ColumnsColumns,
-                        g,
-                        rows.x.starting_at(first),
-                        count as u32,
-                        split(count, sweep.y_splits.count),
-                        parts,
-                        Mix::new(factor, rows.y.factor, column_levels, rest),
-                        band(pairs.ranges.column_bands, 0, first),
-                        whole,
-                    )?;
-                }
-                if let Some(to_x) = to_x {
-                    let divisor = match rows.x.factor {
-                        0 => 0,
-                        factors => factors + 4 * first as u64,
-                    };
-                    self.launch.product(
-                        sweep.product_kind,
-                        Product::RowsColumns,
-                        g,
-                        rows.y.starting_at(0),
-                        m as u32,
-                        sweep.x_splits,
-                        parts,
-                        Mix::new(factor, divisor, row_levels, added || shape.shared),
-                        band(pairs.ranges.row_bands, first / side, 0),
-                        to_x.rows(first, count),
-                    )?;
-                }
+                self.products(sweep, rows, pairs, panel, first, factor, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The products of the panel whose first row is `first`, times `factor`. Safety as for [`Pass`].
+    #[allow(clippy::too_many_arguments)] // the operands and results of a pass
+    unsafe fn products(
+        &self,
+        sweep: &Sweep,
+        rows: Rows,
+        pairs: &Pairs,
+        panel: Panel,
+        first: usize,
+        factor: Address,
+        [to_x, to_y]: [Option<Output>; 2],
+    ) -> Result<()> {
+        let (shape, base) = (&self.input.shape, self.base);
+        let side = sweep.kind.tile.side();
+        let (count, across) = (panel.rows as usize, shape.m.div_ceil(side) as u32);
+        let added = pairs.has(POSITIVES);
+        let band = |tiles: Address, above: usize, start: usize| match added {
+            true => Band::new(tiles, sweep.kind.tile, above, start),
+            false => Band::default(),
+        };
+        let parts = sweep.parts.at(base);
+        let (mut row_levels, mut column_levels) = (Levels::default(), Levels::default());
+        let g = self.panel_operand(&panel);
+        // SAFETY: as in `forward`.
+        unsafe {
+            if panel.levels != 0 {
+                let down = count.div_ceil(side) as u32;
+                let levels = Levels {
+                    tiles: panel.levels,
+                    side: side as u32,
+                    row_step: across,
+                    depth_step: 1,
+                    ..Levels::default()
+                };
+                row_levels = Levels { results: sweep.row_levels.at(base), ..levels };
+                column_levels = Levels {
+                    results: sweep.column_levels.at(base),
+                    row_step: 1,
+                    depth_step: across,
+                    ..levels
+                };
+                let (tiles, results) = (panel.levels, column_levels.results);
+                self.launch.row_levels(tiles, down, across, 0, row_levels.results)?;
+                self.launch.column_levels(tiles, down, across, 0, 0, results)?;
+            }
+            // G^T X of the panel's rows: into dY, or into the one gradient of a shared set, whose rows
+            // all get their first value here.
+            if let Some(whole) = if shape.shared { to_x } else { to_y } {
+                self.launch.product(
+                    sweep.product_kind,
+                    Product::ColumnsColumns,
+                    g,
+                    rows.x.starting_at(first),
+                    count as u32,
+                    split(count, sweep.y_splits.count),
+                    parts,
+                    Mix::new(factor, rows.y.factor, column_levels, added || first > 0),
+                    band(pairs.ranges.column_bands, 0, first),
+                    whole,
+                )?;
+            }
+            if let Some(to_x) = to_x {
+                let divisor = match rows.x.factor {
+                    0 => 0,
+                    factors => factors + 4 * first as u64,
+                };
+                self.launch.product(
+                    sweep.product_kind,
+                    Product::RowsColumns,
+                    g,
+                    rows.y.starting_at(0),
+                    shape.m as u32,
+                    sweep.x_splits,
+                    parts,
+                    Mix::new(factor, divisor, row_levels, added || shape.shared),
+                    band(pairs.ranges.row_bands, first / side, 0),
+                    to_x.rows(first, count),
+                )?;
             }
         }
         Ok(())
@@ -1503,18 +1535,24 @@ impl Pass<'_> {
             self.launch.reduce_groups(each, count, chunk, scale, chunks)?;
             let chunk_count = count.div_ceil(chunk);
             self.launch.reduce_groups(chunks, chunk_count, chunk_count, scale, groups)?;
-            let mut positives = pairs;
-            if let Some(BandPlan { ranges, terms, .. }) = &pass.band {
-                if let Some(ranges) = ranges {
+            let moment = if out.scale != 0 { plan.moment.at(base) } else { 0 };
+            let (mut positives, mut shares) = (pairs, Panel::NONE);
+            if let Some(band) = &pass.band {
+                if let Some(ranges) = &band.ranges {
                     positives = self.ranges(ranges)?;
                 }
-                self.terms(terms, rows, positives, groups)?;
+                positives.flags |= POSITIVES;
+                let (sweep, mut moments) = (&band.sweep, 0);
+                if band.at_once {
+                    shares = self.panel(sweep, n, true, self.plan.operands.levels());
+                    moments = if moment != 0 { sweep.moments.at(base) } else { 0 };
+                }
+                self.terms(&band.terms, rows, positives, groups, shares, moments)?;
             } else {
                 self.launch.index_terms(&pairs, positive, groups, scale, terms)?;
             }
             self.totals(pass.totals, groups, (groups.sum, 0), loss)?;
             self.coefficients(groups, coefficients)?;
-            let moment = if out.scale != 0 { plan.moment.at(base) } else { 0 };
             if moment != 0 {
                 self.launch.one_pass_moment(
                     rows_of_tiles,
@@ -1553,9 +1591,17 @@ impl Pass<'_> {
             if want_y {
                 finish(to_y, column_sums, none, [rows.y, rows.x], matches.of(false, true))?;
             }
-            if let Some(BandPlan { sweep, .. }) = &pass.band {
-                positives.flags |= POSITIVES;
-                let to = [want_x.then_some(to_x), want_y.then_some(to_y)];
+            let to = [want_x.then_some(to_x), want_y.then_some(to_y)];
+            if let Some(BandPlan { sweep, terms, at_once: true, factors, .. }) = &pass.band {
+                let factors = factors.at(base);
+                self.launch.share_factors(coefficients, factor, factors)?;
+                if moment != 0 {
+                    let moments = sweep.moments.at(base);
+                    let blocks = terms.walk.blocks(Tile::Small, n) as u32;
+                    self.launch.sum_scaled_moments(moments, blocks, factors, true, moment)?;
+                }
+                self.products(sweep, rows, &positives, shares, 0, factors + 4, to)?;
+            } else if let Some(BandPlan { sweep, .. }) = &pass.band {
                 self.sweep(sweep, rows, &positives, coefficients, factor, to, moment)?;
             }
             if moment != 0 {
@@ -1639,8 +1685,9 @@ impl Pass<'_> {
             let Ranges { row_labels, column_labels, .. } = ranges;
             // SAFETY: as in `forward`.
             unsafe {
-                self.launch.key_bands(row_labels, down, column_labels, across, row_bands)?;
-                self.launch.key_bands(column_labels, across, row_labels, down, column_bands)?;
+                let (rows, columns, launch) = (row_labels, column_labels, &self.launch);
+                launch.key_bands(columns, across, rows, down, 0, column_bands)?;
+                launch.key_bands(rows, down, columns, across, column_bands, row_bands)?;
             }
         }
         Ok(pairs)

@@ -24,6 +24,8 @@ unsafe impl DeviceRepr for Keys {}
 
 /// Threads of the block that sorts.
 const SORT_THREADS: u32 = 1024;
+/// Rows of a block that copies.
+const COPY_ROWS: usize = 32;
 
 #[allow(clippy::too_many_arguments)] // one for each of a kernel's
 impl Launcher<'_> {
@@ -60,18 +62,20 @@ impl Launcher<'_> {
         launch!(self, function, grid, THREADS, &sorted, &count, &groups, &starts)
     }
 
-    /// `bands`: `count` pairs of u32, of as many ranges in `own` and `others` in `other`.
+    /// `bands`: `count` pairs of u32, of as many ranges in `own` and `others` in `other`; `back`:
+    /// the others' bands, or 0.
     pub unsafe fn key_bands(
         &self,
         own: Address,
         count: u32,
         other: Address,
         others: u32,
+        back: Address,
         bands: Address,
     ) -> Result<()> {
         let grid = (count as usize).div_ceil(WARPS);
         let function = &self.table.order.key_bands;
-        launch!(self, function, grid, THREADS, &own, &count, &other, &others, &bands)
+        launch!(self, function, grid, THREADS, &own, &count, &other, &others, &back, &bands)
     }
 
     /// `out` = the rows of `x` in this order (0: as they lie): rows × depth elements of x's type,
@@ -84,7 +88,7 @@ impl Launcher<'_> {
         depth: u32,
         out: Operand,
     ) -> Result<()> {
-        let grid = (rows as usize).div_ceil(WARPS);
+        let grid = (rows as usize).div_ceil(COPY_ROWS);
         let function = &self.table.order.gather_rows;
         let Operand { data, stride, .. } = out;
         launch!(self, function, grid, THREADS, &x, &order, &rows, &depth, &data, &stride)
@@ -93,7 +97,7 @@ impl Launcher<'_> {
     /// Rows of `out` from those of `from`, which are in this order; f32 of out's shape in aligned
     /// rows.
     pub unsafe fn scatter_rows(&self, from: Output, order: Address, out: Output) -> Result<()> {
-        let grid = (out.rows as usize).div_ceil(WARPS);
+        let grid = (out.rows as usize).div_ceil(COPY_ROWS);
         let function = &self.table.order.scatter_rows;
         let Output { data, stride, .. } = from;
         launch!(self, function, grid, THREADS, &data, &stride, &order, &out)
