@@ -4,11 +4,12 @@
 // weights:       S tiles of the panel's rows, turned into weights; and per tile the sum of
 //                (S - M) G, for the gradient of the scale. Either may be left out. simt keeps them
 //                in f32; sm80 in 16 bits, or twice that, times the factors of both embeddings, as
-//                the operand of the products to come (epilogue/panel.cuh).
+//                the operand of the products to come (epilogue/panel.cuh). Of POSITIVES alone, tiles
+//                beyond the bands are neither computed nor written.
 // exponentials:  the weights of all negatives before their one group's log-sum-exp is known: each
 //                tile relative to its own largest similarity, which becomes its level, with what the
-//                tile adds to the group; and the similarities of the positives. With it, a loss and
-//                its gradients are three products instead of four.
+//                tile adds to the group; and, where a row has one positive, that positive's
+//                similarity. With it, a loss and its gradients are three products instead of four.
 //
 // Grid: x = row tiles of the panel x column tiles; block = row tile * column tiles + column tile.
 // Block: Tile::THREADS threads.
@@ -33,23 +34,6 @@ struct Scratch {
     float maxima[2][Tile::THREADS / 32];
 };
 
-// Both embeddings' factors: what is stored is the operand of products with embeddings as they lie.
-template <class Tile>
-__device__ __forceinline__ void apply_factors(Tile& tile, const Operand& x, const Operand& y,
-                                              const Pairs& pairs, unsigned i0, unsigned j0) {
-    if (!x.factor) return;
-    float right[Tile::COLUMNS];
-#pragma unroll
-    for (int c = 0; c < Tile::COLUMNS; ++c)
-        right[c] = y.factor[min(j0 + Tile::column(c), pairs.columns - 1)];
-#pragma unroll
-    for (int r = 0; r < Tile::ROWS; ++r) {
-        const float left = x.factor[min(i0 + Tile::row(r), pairs.rows - 1)];
-#pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; ++c) tile.put(r, c, tile.at(r, c) * (left * right[c]));
-    }
-}
-
 template <class Tile>
 __device__ __forceinline__ void weights(const Operand& x, const Operand& y, unsigned depth,
                                         const Pairs& pairs, unsigned first_row, unsigned end_row,
@@ -61,6 +45,13 @@ __device__ __forceinline__ void weights(const Operand& x, const Operand& y, unsi
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
     const unsigned i0 = first_row + blockIdx.x / across * Tile::SIDE;
     const unsigned j0 = blockIdx.x % across * Tile::SIDE;
+    if (pairs.flags & POSITIVES && beyond_band<Tile>(pairs, i0, j0)) {
+        if (threadIdx.x == 0) {
+            if (panel.levels) panel.levels[blockIdx.x] = no_level();
+            if (moments) moments[blockIdx.x] = 0.0;
+        }
+        return;
+    }
     Tile tile;
     tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, end_row, y, j0, pairs.columns, 0,
                                                          depth, storage);
@@ -120,7 +111,7 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
 #pragma unroll
         for (int c = 0; c < Tile::COLUMNS; ++c) {
             const float similarity = tile.at(r, c);
-            if (!plain && cells.positive.get(r, c))
+            if (!plain && positive && cells.positive.get(r, c))
                 positive[ptx::opaque(i0) + Tile::row(r)] = similarity;
             if (plain || cells.negative.get(r, c)) top = fmaxf(top, similarity);
         }
@@ -161,8 +152,8 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
 // end of the panel; pairs as in stats.cu; scale one f32; panel: (end_row - first_row) x m.
 // weights: rows: coefficients of all n rows; panel.data may be null; panel.levels one a block for
 // sm80_f16, else null; moments: one f64 a block, or null.
-// exponentials: INDEXED; panel.levels and sums one a block; positive: n, written where a positive
-// exists.
+// exponentials: panel.levels and sums one a block; positive: n, written where a positive exists; null
+// without INDEXED.
 #define WEIGHTS(NAME, TILE, BLOCKS)                                                               \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) weights_##NAME(           \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, unsigned end_row,  \

@@ -11,6 +11,7 @@
 #include "tile/element.cuh"
 
 using namespace epilogue;
+using tile::Destination;
 using tile::element;
 using tile::Operand;
 
@@ -87,52 +88,35 @@ __device__ __forceinline__ Unit unit(const Operand& x, long long row, unsigned d
     return Unit{power, 1.0f / norm};
 }
 
-// A matrix to be written in any element type. Twin of launch::Destination.
-struct Destination {
-    void* data;
-    long long stride;  // in elements
-    unsigned rows;
-    unsigned columns;
-    int type;
-
-    __device__ __forceinline__ void put(long long row, unsigned column, float value) const {
-        const long long at = row * stride + column;
-        if (type == tile::F32)
-            static_cast<float*>(data)[at] = value;
-        else
-            static_cast<unsigned short*>(data)[at] =
-                type == tile::F16 ? ptx::f32_to_f16(value) : ptx::f32_to_bf16(value);
-    }
-};
-
-// out = x, rounded to out's type. Grid: ceil(rows / 8), a warp a row.
-extern "C" __global__ void __launch_bounds__(THREADS) convert(Operand x, Destination out) {
-    const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
-    if (row >= out.rows) return;
-    for (unsigned k = threadIdx.x % 32; k < out.columns; k += 32)
-        out.put(row, k, element(x, row * x.stride + k));
+// Which row of the caller's a row is, where rows are in an order of their own (order.cu).
+__device__ __forceinline__ long long source_row(const unsigned* order, long long row) {
+    return order ? order[row] : row;
 }
 
-// out = rows of x divided by their norms. Grid: ceil(rows / 8), a warp a row.
+// out = rows of x, in the given order, divided by their norms. Grid: ceil(rows / 8), a warp a row.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    normalize(Operand x, unsigned depth, float eps, Output out) {
+    normalize(Operand x, unsigned depth, float eps, const unsigned* order, Output out) {
     const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= out.rows) return;
-    const Unit scale = unit(x, row, depth, eps);
+    const long long source = source_row(order, row);
+    const Unit scale = unit(x, source, depth, eps);
     for (unsigned k = threadIdx.x % 32; k < depth; k += 32)
         out.data[row * out.stride + k] =
-            element(x, row * x.stride + k) * scale.power * scale.inverse;
+            element(x, source * x.stride + k) * scale.power * scale.inverse;
 }
 
 // out = (g - u (u . g)) / |x|, u = x / |x|: the gradient with respect to x from that of its unit
-// rows. out may be g where both are f32. Grid: ceil(rows / 8), a warp a row.
+// rows, which are in the given order. Without one out may be g where both are f32. Grid: ceil(rows / 8),
+// a warp a row.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    normalize_backward(Operand x, Operand g, unsigned depth, float eps, Destination out) {
+    normalize_backward(Operand x, Operand g, unsigned depth, float eps, const unsigned* order,
+                       Destination out) {
     const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= out.rows) return;
-    const Unit scale = unit(x, row, depth, eps);
+    const long long source = source_row(order, row);
+    const Unit scale = unit(x, source, depth, eps);
     const float* gradient = static_cast<const float*>(g.data) + row * g.stride;
-    const long long start = row * x.stride;
+    const long long start = source * x.stride;
     float dot = 0.0f;
     for (unsigned k = threadIdx.x % 32; k < depth; k += 32)
         dot = fmaf(element(x, start + k) * scale.power * scale.inverse, gradient[k], dot);
@@ -140,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (unsigned k = threadIdx.x % 32; k < depth; k += 32) {
         const float u = element(x, start + k) * scale.power * scale.inverse;
         const float value = fmaf(-u, dot, gradient[k]) * scale.inverse * scale.power;
-        out.put(row, k, scale.power == 0.0f ? 0.0f : value);
+        out.put(source, k, scale.power == 0.0f ? 0.0f : value);
     }
 }
 
@@ -176,35 +160,36 @@ constexpr int F16_ROW = 10;
 // near as this allows. It bounds the ratio of factors: weights times factors share levels.
 constexpr int F16_ROWS = 12;
 
-// Copies rows into 16 bits. With factors, a row is multiplied by a power of two, so that its largest
+// Copies rows, in the given order, into 16 bits. With factors, a row is multiplied by a power of two, so that its largest
 // element has a fixed binade whatever its size, and the factor takes that back; and divides by the
 // row's norm where unit rows are meant. top: matrix_top's, where rows with factors are not to be
 // normalised. Grid: ceil(rows / 8), a warp a row.
 extern "C" __global__ void __launch_bounds__(THREADS)
     prepare(Operand x, unsigned rows, unsigned depth, float eps, const unsigned* top,
-            Prepared out) {
+            const unsigned* order, Prepared out) {
     const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= rows) return;
+    const long long source = source_row(order, row);
     float power = 1.0f, after = 1.0f;
     if (out.factor) {
         // One after the other: their product may lie outside f32's range.
         after = out.type == tile::F16 ? power_of_two(F16_ROW) : 1.0f;
         float factor;
         if (out.normalize) {
-            const Unit scale = unit(x, row, depth, eps);
+            const Unit scale = unit(x, source, depth, eps);
             power = scale.power;
             factor = scale.inverse;
         } else {
             // Nothing but zeros: any power will do.
             const int all = *top == 0 ? 0 : binade(__uint_as_float(*top)) - F16_ROWS;
-            const int exponent = max(binade(row_top(x, row, depth)), all);
+            const int exponent = max(binade(row_top(x, source, depth)), all);
             power = power_of_two(-exponent);
             factor = power_of_two(exponent);
         }
         if (threadIdx.x % 32 == 0) out.factor[row] = factor / after;
     }
     for (unsigned k = threadIdx.x % 32; k < depth; k += 32) {
-        const float value = element(x, row * x.stride + k) * power * after;
+        const float value = element(x, source * x.stride + k) * power * after;
         const long long to = row * out.stride + k;
         if (out.type == tile::BF16) {
             const unsigned short high = ptx::f32_to_bf16(value);
@@ -554,14 +539,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     out.positive[row] = empty ? 0.0f : positive;
 }
 
-// total (+)= the sum of `count` values, in a fixed tree. Grid: 1.
+// total (+)= the sum of `count` values, times `factor` where that is not null, in a fixed tree.
+// Grid: 1.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_moments(const double* values, unsigned count, int accumulate, double* total) {
+    sum_moments(const double* values, unsigned count, const float* factor, int accumulate,
+                double* total) {
     __shared__ double shared[THREADS];
     double sum = 0.0;
     for (unsigned i = threadIdx.x; i < count; i += THREADS) sum += values[i];
     sum = reduce::block(sum, shared, [](double a, double b) { return a + b; });
-    if (threadIdx.x == 0) *total = accumulate ? *total + sum : sum;
+    if (threadIdx.x != 0) return;
+    if (factor) sum *= *factor;
+    *total = accumulate ? *total + sum : sum;
 }
 
 // The gradient of the scale: upstream * total / s. Grid 1, block 1.
@@ -572,9 +561,9 @@ extern "C" __global__ void scale_gradient(const double* total, const float* scal
 
 // ---- The gradient in one pass (gradient.cu's `exponentials`) -------------------------------------
 
-// The sum of (S - M) G over all pairs: of the negatives from `groups` groups of them (tile_groups),
-// of the positives from their similarities, one a row. rows: coefficients, the same M and negative
-// factor in all of them. Grid 1.
+// The sum of (S - M) G over the negatives, in `groups` groups (tile_groups), and over the positives
+// where a row has one, from their similarities. rows: coefficients, the same M and negative factor in
+// all of them. Grid 1.
 extern "C" __global__ void __launch_bounds__(THREADS)
     one_pass_moment(const float* group_maximum, const float* group_sum, const double* group_moment,
                     unsigned groups, Pairs pairs, const float* positive, Coefficients rows,
@@ -590,7 +579,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const double below = static_cast<double>(group_maximum[i]) - top;
         sum += factor * exp(s * below) * (group_moment[i] + below * group_sum[i]);
     }
-    for (unsigned row = threadIdx.x; row < pairs.rows; row += THREADS) {
+    const unsigned anchors = pairs.flags & INDEXED ? pairs.rows : 0;
+    for (unsigned row = threadIdx.x; row < anchors; row += THREADS) {
         if (positive_column(pairs, row) >= pairs.columns) continue;
         const float similarity = positive[row];
         sum += (static_cast<double>(similarity) - top) *
@@ -600,28 +590,84 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) *total = sum;
 }
 
-// What the sums over negatives become once the group's log-sum-exp is known, and the positives'
-// part: out = upstream * (G_negative * out in its level / divisor + G_ii * other row i). `others`:
-// rows of `other`, which the positive pairs are on the diagonal with, times `other.factor`; level:
-// one for every `side` rows. Grid: ceil(out.rows / 8), a warp a row.
+// G of every row's one positive; 0 where there is none. Grid: ceil(n / 256).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    one_pass_gradient(Output out, const Level* levels, unsigned side, const float* divisor,
-                      Operand other, unsigned others, const float* positive, Coefficients rows,
+    positive_weights(Pairs pairs, const float* positive, Coefficients rows, const float* scale,
+                     float* weights) {
+    const long long row = thread_index();
+    if (row >= pairs.rows) return;
+    const bool exists = positive_column(pairs, row) < pairs.columns;
+    weights[row] = exists ? positive_weight(positive[row], rows, row, *scale * LOG2E) : 0.0f;
+}
+
+// What a share delta of a positive is multiplied by in G, all rows having the same coefficients:
+// factors[0]; and that times the upstream gradient: factors[1]. Grid 1, block 1.
+extern "C" __global__ void share_factors(Coefficients rows, const float* upstream, float* factors) {
+    factors[0] = -rows.positive[0];
+    factors[1] = -rows.positive[0] * *upstream;
+}
+
+// Sums over negatives, f32 rows of the gradient's width: one level for every `side` rows. Twin of
+// launch::Sums.
+struct Sums {
+    const float* data;  // null: there are none
+    long long stride;
+    const Level* levels;
+
+    // What this row is multiplied by, of coefficients that are those of all rows.
+    __device__ __forceinline__ float factor(long long row, unsigned side, const Coefficients& rows,
+                                            float scale2) const {
+        const Level level = levels[row / side];
+        if (empty(level)) return 0.0f;
+        return rows.negative[0] *
+               ptx::ex2(fmaf(scale2, level.reference - rows.maximum[0], level.exponent));
+    }
+};
+
+// The positive pairs that an output row is in, where every row of the matrix has one at most: as
+// anchor, as candidate, or as both. Twin of launch::Matches.
+struct Matches {
+    const float* weights;     // of every row of the matrix; null: there are no such pairs
+    const unsigned* order;    // rows of the matrix by the column of their positive; null: diagonal
+    const unsigned* starts;   // where each column's begin
+    int anchors, candidates;  // whether output rows are rows of the matrix, and columns
+};
+
+// What the sums over negatives become once the group's log-sum-exp is known, and the positives' part:
+// out = upstream * (G_negative * (own + more) / divisor + sum of G_positive * rows of `other`). own
+// may be out. Grid: ceil(out.rows / 8), a warp a row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    one_pass_gradient(Output out, Sums own, Sums more, unsigned side, const float* divisor,
+                      Operand other, Pairs pairs, Matches matches, Coefficients rows,
                       const float* scale, const float* upstream) {
     const long long row = static_cast<long long>(blockIdx.x) * WARPS + threadIdx.x / 32;
     if (row >= out.rows) return;
     const float scale2 = *scale * LOG2E;
-    const Level level = levels[row / side];
-    float negative = 0.0f;
-    if (!empty(level))
-        negative = rows.negative[0] *
-                   ptx::ex2(fmaf(scale2, level.reference - rows.maximum[0], level.exponent));
-    if (divisor) negative = divisor[row] == 0.0f ? 0.0f : negative / divisor[row];
-    const float own = row < others ? positive_weight(positive[row], rows, row, scale2) : 0.0f;
-    float* line = out.data + row * out.stride;
+    float factor = own.factor(row, side, rows, scale2);
+    float more_factor = more.data ? more.factor(row, side, rows, scale2) : 0.0f;
+    if (divisor) {
+        const float by = divisor[row];
+        factor = by == 0.0f ? 0.0f : factor / by;
+        more_factor = by == 0.0f ? 0.0f : more_factor / by;
+    }
+    unsigned match = pairs.columns, begin = 0, end = 0;
+    if (matches.weights && matches.anchors) match = positive_column(pairs, row);
+    if (matches.weights && matches.candidates) {
+        begin = matches.order ? matches.starts[row] : min(static_cast<unsigned>(row), pairs.rows);
+        end = matches.order ? matches.starts[row + 1] : min(begin + 1, pairs.rows);
+    }
+    const bool matched = match < pairs.columns;
+    const float weight = matched ? matches.weights[row] : 0.0f;
+    const float* line = own.data + row * own.stride;
+    const float* more_line = more.data + row * more.stride;
     for (unsigned k = threadIdx.x % 32; k < out.columns; k += 32) {
-        float value = negative * line[k];
-        if (row < others) value = fmaf(own, tile::embedding(other, row, k), value);
-        line[k] = *upstream * value;
+        float value = factor * line[k];
+        if (more.data) value = fmaf(more_factor, more_line[k], value);
+        if (matched) value = fmaf(weight, tile::embedding(other, match, k), value);
+        for (unsigned at = begin; at < end; ++at) {
+            const unsigned anchor = matches.order ? matches.order[at] : at;
+            value = fmaf(matches.weights[anchor], tile::embedding(other, anchor, k), value);
+        }
+        out.data[row * out.stride + k] = *upstream * value;
     }
 }

@@ -3,17 +3,21 @@
 // stats:  per row the largest negative similarity M and Z = sum of exp(s (S - M)) over negatives;
 //         and, where a row has one positive, that positive's similarity.
 // terms:  per row what its positives add up to (epilogue/terms.cuh), given the groups' M and Z;
-//         for labels, where a row may have many.
+//         for labels, where a row may have many; and, where they are wanted, the shares delta
+//         themselves as a panel (epilogue/panel.cuh) within the bands, and per block the sum of
+//         (S - M) delta.
 //
 // Grid: x = row tiles x splits; block = row tile * splits + split. A block walks the column tiles
-// of its split, tiles_per_split of them. Results go to [split][part][row], every row written by one
+// of its split, tiles_per_split of them, or its share of those that may match. Results go to [split][part][row], every row written by one
 // thread of each of the PARTS that its tile engine deals a row to; rows.cu merges them in their
 // order.
 // Block: Tile::THREADS threads.
 
 #include "epilogue/log_sum_exp.cuh"
 #include "epilogue/pairs.cuh"
+#include "epilogue/panel.cuh"
 #include "epilogue/terms.cuh"
+#include "reduce.cuh"
 #include "tile/simt.cuh"
 #include "tile/sm80.cuh"
 
@@ -94,14 +98,55 @@ __device__ __forceinline__ void stats(const Operand& x, const Operand& y, unsign
 }
 
 template <class Tile>
+struct TermsScratch {
+    double moments[Tile::THREADS];
+    float maxima[Tile::THREADS / 32];
+};
+
+// A tile of shares of the panel, which is all of the matrix.
+template <class Tile>
+__device__ __forceinline__ void keep(Tile& tile, const Operand& x, const Operand& y,
+                                     const Pairs& pairs, const Panel& panel, unsigned i0,
+                                     unsigned j0, TermsScratch<Tile>& scratch) {
+    if constexpr (Tile::LEVELS) {
+        apply_factors(tile, x, y, pairs, i0, j0);
+        if (panel.levels) {
+            const float exponent = raise(tile, scratch.maxima);
+            const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
+            if (threadIdx.x == 0)
+                panel.levels[i0 / Tile::SIDE * across + j0 / Tile::SIDE] = Level{0.0f, exponent};
+        }
+        store(tile, panel, i0, j0);
+    }
+}
+
+template <class Tile>
 __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsigned depth,
                                       const Pairs& pairs, const Walk& walk, const float* scale,
                                       const float* group_maximum, const float* group_log2_sum,
-                                      int group_stride, Terms* partial) {
+                                      int group_stride, Terms* partial, const Panel& panel,
+                                      double* moments) {
     __shared__ typename Tile::Storage storage;
+    static_assert(sizeof(TermsScratch<Tile>) <= sizeof(storage), "used one after the other");
+    TermsScratch<Tile>& scratch = reinterpret_cast<TermsScratch<Tile>&>(storage);
     const float scale2 = *scale * LOG2E;
     const unsigned i0 = walk.first_row<Tile>();
-    const unsigned end = walk.end_column<Tile>(pairs.columns);
+    // The splits share the tiles of the band; those of a narrow one are not worth a block each.
+    const uint2 band = pairs.row_bands[i0 / Tile::SIDE];
+    const unsigned each = max((band.y - band.x + walk.splits - 1) / walk.splits, 4);
+    const unsigned first = band.x + walk.split() * each, end = min(first + each, band.y);
+    const long long offset =
+        static_cast<long long>(walk.split() * Tile::PARTS + Tile::part()) * pairs.rows;
+    if (first >= end) {
+        // Most splits of a narrow band.
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r) {
+            const unsigned row = i0 + Tile::row(r);
+            if (Tile::row_leader() && row < pairs.rows) partial[offset + row] = no_terms();
+        }
+        if (moments && threadIdx.x == 0) moments[blockIdx.x] = 0.0;
+        return;
+    }
     float maximum[Tile::ROWS], log2_sum[Tile::ROWS];
     Terms state[Tile::ROWS];
 #pragma unroll
@@ -112,15 +157,18 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
         log2_sum[r] = group_log2_sum[group];
         state[r] = no_terms();
     }
+    float moment = 0.0f;
 #pragma unroll 1
-    for (unsigned j0 = walk.first_column<Tile>(); j0 < end; j0 += Tile::SIDE) {
-        if (!may_match<Tile>(pairs, i0, j0)) continue;
+    for (unsigned tile_column = first; tile_column < end; ++tile_column) {
+        const unsigned j0 = tile_column * Tile::SIDE;
+        // What lies in a band is read: zeros, then.
+        if (!panel.data && !may_match<Tile>(pairs, i0, j0)) continue;
         Tile tile;
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
                                                              pairs.columns, 0, depth, storage);
         Cells<Tile> cells;
         cells.classify(pairs, i0, j0);
-        if (!cells.positive.any()) continue;
+        if (!panel.data && !cells.positive.any()) continue;
 #pragma unroll
         for (int r = 0; r < Tile::ROWS; ++r) {
             Terms found = no_terms();
@@ -130,16 +178,24 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
             const Margin hardest(found.hardest, maximum[r], log2_sum[r], scale2);
 #pragma unroll
             for (int c = 0; c < Tile::COLUMNS; ++c) {
-                if (!cells.positive.get(r, c)) continue;
                 const float similarity = tile.at(r, c);
-                const Margin pair(similarity, maximum[r], log2_sum[r], scale2);
-                found.loss += pair.softplus();
-                found.weight += ptx::ex2(
-                    LOG2E * log_share(pair, similarity, hardest, found.hardest, scale2));
-                found.count += 1;
+                float share = 0.0f;
+                if (cells.positive.get(r, c)) {
+                    const Margin pair(similarity, maximum[r], log2_sum[r], scale2);
+                    found.loss += pair.softplus();
+                    found.weight += ptx::ex2(
+                        LOG2E * log_share(pair, similarity, hardest, found.hardest, scale2));
+                    found.count += 1;
+                    share = pair.share();
+                    // Without negatives the maximum is -inf, and must not meet another infinity.
+                    const float reference = maximum[r] == -INFINITE ? 0.0f : maximum[r];
+                    moment = fmaf(similarity - reference, share, moment);
+                }
+                tile.put(r, c, share);
             }
             state[r] = merge(state[r], found, maximum[r], log2_sum[r], scale2);
         }
+        if (panel.data) keep(tile, x, y, pairs, panel, i0, j0, scratch);
     }
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
@@ -151,9 +207,12 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
             state[r] = merge(state[r], other, maximum[r], log2_sum[r], scale2);
         });
         const unsigned row = i0 + Tile::row(r);
-        if (Tile::row_leader() && row < pairs.rows)
-            partial[static_cast<long long>(walk.split() * Tile::PARTS + Tile::part()) *
-                        pairs.rows + row] = state[r];
+        if (Tile::row_leader() && row < pairs.rows) partial[offset + row] = state[r];
+    }
+    if (moments) {
+        const double sum = reduce::block(static_cast<double>(moment), scratch.moments,
+                                         [](double a, double b) { return a + b; });
+        if (threadIdx.x == 0) moments[blockIdx.x] = sum;
     }
 }
 
@@ -161,8 +220,9 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
 // gives NaN).
 // stats: maximum, sum: [splits][PARTS][n]; positive: n, written where a positive exists; may be null
 // without INDEXED. Label and id ranges per SIDE of the tile.
-// terms: LABELED, ranges per 32; group_maximum, group_log2_sum: n with stride 1, or one with stride
-// 0; partial: [splits][PARTS][n].
+// terms: LABELED, ranges and bands per 32; group_maximum, group_log2_sum: n with stride 1, or one with stride
+// 0; partial: [splits][PARTS][n]; panel: n x m, its levels [row tile][column tile], data null where
+// it is not wanted; moments: one f64 a block, or null.
 #define STATS(NAME, TILE, BLOCKS)                                                                \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) stats_##NAME(            \
         Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,        \
@@ -186,9 +246,9 @@ STATS_SM80(sm80_bf16, tile::Brain)
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, 8) terms_##NAME(                 \
         Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,        \
         const float* group_maximum, const float* group_log2_sum, int group_stride,               \
-        Terms* partial) {                                                                        \
+        Terms* partial, Panel panel, double* moments) {                                          \
         terms<TILE>(x, y, depth, pairs, walk, scale, group_maximum, group_log2_sum,              \
-                    group_stride, partial);                                                      \
+                    group_stride, partial, panel, moments);                                      \
     }
 
 TERMS(simt32, tile::Small)

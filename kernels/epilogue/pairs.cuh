@@ -17,6 +17,7 @@ enum Flag : unsigned {
     SHARED = 4,   // anchors and candidates are one set: self-pairs are excluded
     IDS = 8,      // pairs of equal ids that are not positive are excluded
     MINED = 16,   // negatives below their row's cut do not count
+    POSITIVES = 32,  // negatives weigh nothing: what is wanted lies in the bands
 };
 
 // What is known of the pairs of an n x m matrix; null where a flag says so. Twin of launch::Pairs.
@@ -35,6 +36,9 @@ struct Pairs {
     const uint2* column_label_ranges;
     const uint2* row_id_ranges;
     const uint2* column_id_ranges;
+    const uint2* row_bands;          // of every row tile: first and end of the column tiles that
+    const uint2* column_bands;       // may hold equal labels with it; and of every column tile,
+                                     // whose bands lie in those of the rows
     const Cut* cuts;                 // rows, or one
 };
 
@@ -103,13 +107,20 @@ __device__ __forceinline__ bool may_match(const Pairs& pairs, unsigned i0, unsig
                      pairs.column_label_ranges[j0 / Tile::SIDE]);
 }
 
+// Whether the tile at (i0, j0) lies beyond its row's band. The same answer in every thread.
+template <class Tile>
+__device__ __forceinline__ bool beyond_band(const Pairs& pairs, unsigned i0, unsigned j0) {
+    const uint2 band = pairs.row_bands[i0 / Tile::SIDE];
+    return j0 / Tile::SIDE < band.x || j0 / Tile::SIDE >= band.y;
+}
+
 // Whether every pair of the tile at (i0, j0) is a negative one, as far as can be told at once. The
 // same answer in every thread.
 template <class Tile>
 __device__ __forceinline__ bool all_negative(const Pairs& pairs, unsigned i0, unsigned j0) {
     const unsigned flags = pairs.flags;
     bool plain = i0 + Tile::SIDE <= pairs.rows && j0 + Tile::SIDE <= pairs.columns;
-    if (flags & MINED) plain = false;
+    if (flags & (MINED | POSITIVES)) plain = false;
     // Tiles are square and on one grid: the diagonal only crosses those with equal corners.
     if (flags & SHARED || (flags & INDEXED && !pairs.index)) plain = plain && i0 != j0;
     if (flags & INDEXED && pairs.index) plain = false;

@@ -31,6 +31,23 @@ __device__ __forceinline__ float block_maximum(float value, float* shared) {
     return value;
 }
 
+// Both embeddings' factors: what is stored is the operand of products with embeddings as they lie.
+template <class Tile>
+__device__ __forceinline__ void apply_factors(Tile& tile, const tile::Operand& x, const tile::Operand& y,
+                                              const Pairs& pairs, unsigned i0, unsigned j0) {
+    if (!x.factor) return;
+    float right[Tile::COLUMNS];
+#pragma unroll
+    for (int c = 0; c < Tile::COLUMNS; ++c)
+        right[c] = y.factor[min(j0 + Tile::column(c), pairs.columns - 1)];
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        const float left = x.factor[min(i0 + Tile::row(r), pairs.rows - 1)];
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c) tile.put(r, c, tile.at(r, c) * (left * right[c]));
+    }
+}
+
 // Where the largest element of a tile is brought to in a narrow type: below its overflow at 2^16,
 // leaving 2^-39 of it above underflow.
 constexpr int TOP = 14;

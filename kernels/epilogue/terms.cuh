@@ -32,17 +32,23 @@ __device__ __forceinline__ float log1p_unit(float e) {
 // A positive's margin, in units of ln 2: its softplus is ln2 * max(margin, 0) + log1p.
 struct Margin {
     float margin;
-    float log1p;  // ln(1 + 2^-|margin|)
+    float below;  // 2^-|margin|
+    float log1p;  // ln(1 + below)
 
     // S, and M and log2 Z of its group; scale2 = s log2(e).
     __device__ __forceinline__ Margin(float similarity, float maximum, float log2_sum,
                                       float scale2)
         : margin(fmaf(scale2, maximum - similarity, log2_sum)),
-          log1p(log1p_unit(ptx::ex2(-fabsf(margin)))) {}
+          below(ptx::ex2(-fabsf(margin))),
+          log1p(log1p_unit(below)) {}
 
     __device__ __forceinline__ float softplus() const {
         // max() would lose a NaN.
         return fmaf(LN2, margin < 0.0f ? 0.0f : margin, log1p);
+    }
+    // delta.
+    __device__ __forceinline__ float share() const {
+        return (margin > 0.0f ? 1.0f : below) * ptx::rcp(1.0f + below);
     }
 };
 
@@ -69,6 +75,8 @@ __device__ __forceinline__ Terms no_terms() { return Terms{INFINITE, 0.0f, 0.0f,
 // Both together; their group has maximum M and log2 Z.
 __device__ __forceinline__ Terms merge(const Terms& a, const Terms& b, float maximum,
                                        float log2_sum, float scale2) {
+    if (a.count == 0) return b;
+    if (b.count == 0) return a;
     const bool first = a.hardest <= b.hardest;
     const float hard = first ? a.hardest : b.hardest;
     const float easy = first ? b.hardest : a.hardest;
@@ -77,10 +85,7 @@ __device__ __forceinline__ Terms merge(const Terms& a, const Terms& b, float max
                                                    scale2));
     const float hard_weight = first ? a.weight : b.weight;
     const float easy_weight = first ? b.weight : a.weight;
-    // Without positives `hardest` is +inf and `share` may be NaN.
-    const float weight = a.count == 0 || b.count == 0 ? a.weight + b.weight
-                                                      : fmaf(easy_weight, share, hard_weight);
-    return Terms{hard, weight, a.loss + b.loss, a.count + b.count};
+    return Terms{hard, fmaf(easy_weight, share, hard_weight), a.loss + b.loss, a.count + b.count};
 }
 
 // Gradient coefficients of a row, from which every weight of the row follows:

@@ -18,6 +18,7 @@ __device__ __forceinline__ float weigh(Tile& tile, const Pairs& pairs, unsigned 
     if (!plain) {
         cells.classify(pairs, i0, j0);
         cells.mine(tile, pairs, i0, j0);
+        if (pairs.flags & POSITIVES) cells.negative.clear();
     }
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {

@@ -1,4 +1,5 @@
-// Room: tile engines. One element of an operand, for kernels without tiles.
+// Room: tile engines. One element of an operand, or of a matrix to be written in any type, for kernels
+// without tiles.
 #pragma once
 
 #include "ptx/convert.cuh"
@@ -20,5 +21,24 @@ __device__ __forceinline__ float embedding(const Operand& x, long long row, unsi
     if (x.low) value = fmaf(LOW_UNIT, element(x, x.low + at), value);
     return x.factor ? value * x.factor[row] : value;
 }
+
+// A matrix to be written. Twin of launch::Destination.
+struct Destination {
+    void* data;
+    long long stride;  // in elements
+    unsigned rows;
+    unsigned columns;
+    int type;  // Type
+
+    // Rounded to nearest.
+    __device__ __forceinline__ void put(long long row, unsigned column, float value) const {
+        const long long at = row * stride + column;
+        if (type == F32)
+            static_cast<float*>(data)[at] = value;
+        else
+            static_cast<unsigned short*>(data)[at] =
+                type == F16 ? ptx::f32_to_f16(value) : ptx::f32_to_bf16(value);
+    }
+};
 
 }  // namespace tile

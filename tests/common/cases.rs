@@ -82,6 +82,7 @@ pub fn table() -> Vec<Case> {
     scales(&mut cases);
     options(&mut cases);
     strides(&mut cases);
+    labels(&mut cases);
     for (seed, case) in cases.iter_mut().enumerate() {
         let mut random = Random::new(seed as u64);
         random.embeddings(&mut case.problem);
@@ -315,6 +316,36 @@ fn strides(cases: &mut Vec<Case>) {
                 cases.push(case);
             }
         }
+    }
+}
+
+/// Labels in no order, over several tiles: small classes, and two of half the batch each.
+fn labels(cases: &mut Vec<Case>) {
+    let mut random = Random::new(55);
+    for (at, loss) in [Named::CrossExampleSoftmax, Named::InstanceCrossEntropy]
+        .into_iter()
+        .cycle()
+        .take(12)
+        .enumerate()
+    {
+        let (n, m, shared) = [(131, 70, false), (70, 131, false), (97, 97, true)][at / 2 % 3];
+        let mut problem = Problem::new(loss, 9.0, (n, m, 24));
+        let classes = if at < 6 { n / 4 } else { 2 };
+        let rows = random.labels(n, classes);
+        let cols = if shared { rows.clone() } else { random.labels(m, classes) };
+        problem = problem.with_labels(&rows, &cols);
+        problem.normalize = at % 4 < 2;
+        problem.dtype = [DType::F32, DType::F16, DType::Bf16][(at + at / 3) % 3];
+        if shared {
+            problem.y = None;
+        }
+        if at % 3 == 0 {
+            add_ids(&mut problem, &mut random);
+        }
+        let mut case = case(Part::Sizes, problem, "labels in no order");
+        case.gaps = (at % 2 * 3, at % 3 * 5);
+        case.upstream = 1.5;
+        cases.push(case);
     }
 }
 

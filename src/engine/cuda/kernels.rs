@@ -22,6 +22,7 @@ pub(super) struct Table {
     pub sm80_f16: ArithmeticKernels,
     pub sm80_bf16: ArithmeticKernels,
     pub rows: RowKernels,
+    pub order: OrderKernels,
     pub add_splits: CudaFunction,
     pub mining: MiningKernels,
 }
@@ -49,7 +50,6 @@ pub(super) struct TileKernels {
 pub(super) struct RowKernels {
     pub scalar: CudaFunction,
     pub normalize: CudaFunction,
-    pub convert: CudaFunction,
     pub normalize_backward: CudaFunction,
     pub key_ranges: CudaFunction,
     pub merge_groups: CudaFunction,
@@ -69,7 +69,19 @@ pub(super) struct RowKernels {
     pub level_unit: CudaFunction,
     pub tile_groups: CudaFunction,
     pub one_pass_moment: CudaFunction,
+    pub positive_weights: CudaFunction,
+    pub share_factors: CudaFunction,
     pub one_pass_gradient: CudaFunction,
+}
+
+/// What puts rows in order (kernels/order.cu).
+pub(super) struct OrderKernels {
+    pub sort_keys: CudaFunction,
+    pub gather_keys: CudaFunction,
+    pub key_starts: CudaFunction,
+    pub key_bands: CudaFunction,
+    pub gather_rows: CudaFunction,
+    pub scatter_rows: CudaFunction,
 }
 
 /// What mining does with counts and lists (kernels/lists.cu).
@@ -98,6 +110,19 @@ pub(super) struct MiningTileKernels {
     pub count_matrix: CudaFunction,
     pub count_rows: CudaFunction,
     pub collect: CudaFunction,
+}
+
+impl OrderKernels {
+    fn load(order: &Arc<CudaModule>) -> Result<Self> {
+        Ok(Self {
+            sort_keys: order.load_function("sort_keys")?,
+            gather_keys: order.load_function("gather_keys")?,
+            key_starts: order.load_function("key_starts")?,
+            key_bands: order.load_function("key_bands")?,
+            gather_rows: order.load_function("gather_rows")?,
+            scatter_rows: order.load_function("scatter_rows")?,
+        })
+    }
 }
 
 impl MiningKernels {
@@ -173,7 +198,6 @@ impl Kernels {
             rows: RowKernels {
                 scalar: rows.load_function("scalar")?,
                 normalize: rows.load_function("normalize")?,
-                convert: rows.load_function("convert")?,
                 normalize_backward: rows.load_function("normalize_backward")?,
                 key_ranges: rows.load_function("key_ranges")?,
                 merge_groups: rows.load_function("merge_groups")?,
@@ -193,8 +217,11 @@ impl Kernels {
                 level_unit: rows.load_function("level_unit")?,
                 tile_groups: rows.load_function("tile_groups")?,
                 one_pass_moment: rows.load_function("one_pass_moment")?,
+                share_factors: rows.load_function("share_factors")?,
+                positive_weights: rows.load_function("positive_weights")?,
                 one_pass_gradient: rows.load_function("one_pass_gradient")?,
             },
+            order: OrderKernels::load(&module("order")?)?,
             add_splits: product.load_function("add_splits")?,
             mining: MiningKernels::load(&module("lists")?)?,
         })))

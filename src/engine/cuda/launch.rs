@@ -33,6 +33,11 @@ impl Operand {
         Self { data, stride: stride as i64, dtype: number, aligned, factor: 0, low: 0 }
     }
 
+    /// A copy of its elements in aligned rows of this stride, without factors.
+    pub fn copied(self, data: Address, stride: usize) -> Self {
+        Self { data, stride: stride as i64, aligned: 1, factor: 0, low: 0, ..self }
+    }
+
     /// Whether every row starts at a multiple of 16 bytes.
     pub fn is_aligned(&self) -> bool {
         self.aligned != 0
@@ -94,6 +99,11 @@ pub(super) struct Panel {
     pub columns: u32,
 }
 
+impl Panel {
+    /// None.
+    pub const NONE: Self = Self { data: 0, stride: 0, low: 0, levels: 0, rows: 0, columns: 0 };
+}
+
 /// Bytes of epilogue::Level.
 pub(super) const LEVEL_BYTES: usize = 8;
 
@@ -126,6 +136,64 @@ impl Mix {
     pub fn new(factor: Address, divisor: Address, levels: Levels, accumulate: bool) -> Self {
         let accumulate = i32::from(accumulate);
         Self { factor, divisor, levels, accumulate, padding: 0 }
+    }
+}
+
+/// Twin of Band (kernels/product.cu): where along the sum the first operand has anything.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Band {
+    /// For every 2^bits rows of the result; 0: everywhere.
+    tiles: Address,
+    bits: u32,
+    start: u32,
+}
+
+impl Band {
+    /// That of result rows from tile `first` on, of a sum that begins at `start`.
+    pub fn new(bands: Address, tile: Tile, first: usize, start: usize) -> Self {
+        let (tiles, bits) = (bands + 8 * first as u64, tile.side().ilog2());
+        Self { tiles, bits, start: start as u32 }
+    }
+}
+
+/// Twin of Sums (kernels/rows.cu): f32 rows of a gradient's width, and their levels.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sums {
+    data: Address,
+    stride: i64,
+    levels: Address,
+}
+
+impl Sums {
+    pub fn new(of: Output, levels: Address) -> Self {
+        Self { data: of.data, stride: of.stride, levels }
+    }
+}
+
+/// Twin of Matches (kernels/rows.cu): the positive pairs that the rows of a gradient are in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Matches {
+    /// Of every row of the matrix; 0 for no such pairs.
+    pub weights: Address,
+    /// The rows by the columns of their positives, and where each column's begin; 0: the diagonal.
+    pub order: Address,
+    pub starts: Address,
+    anchors: i32,
+    candidates: i32,
+}
+
+impl Matches {
+    /// Those of the diagonal.
+    pub fn new(weights: Address) -> Self {
+        Self { weights, ..Self::default() }
+    }
+
+    /// The same pairs, for the gradient of the anchors, of the candidates, or of both.
+    pub fn of(self, anchors: bool, candidates: bool) -> Self {
+        Self { anchors: i32::from(anchors), candidates: i32::from(candidates), ..self }
     }
 }
 
@@ -169,7 +237,7 @@ impl Output {
     }
 }
 
-/// Twin of Destination (kernels/rows.cu): a matrix to be written in any element type.
+/// Twin of tile::Destination (kernels/tile/element.cuh): a matrix to be written in any element type.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Destination {
@@ -206,6 +274,8 @@ pub(super) const LABELED: u32 = 2;
 pub(super) const SHARED: u32 = 4;
 pub(super) const IDS: u32 = 8;
 pub(super) const MINED: u32 = 16;
+/// Of a sweep for the positives of labels alone, within their bands.
+pub(super) const POSITIVES: u32 = 32;
 
 /// Twin of epilogue::Pairs (kernels/epilogue/pairs.cuh).
 #[repr(C)]
@@ -236,7 +306,8 @@ impl Pairs {
     }
 }
 
-/// The smallest and largest key of every tile's rows and columns; a part of `Pairs`.
+/// The smallest and largest key of every tile's rows and columns, and which tiles of the other side
+/// may hold equal labels; a part of `Pairs`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ranges {
@@ -244,6 +315,8 @@ pub(super) struct Ranges {
     pub column_labels: Address,
     pub row_ids: Address,
     pub column_ids: Address,
+    pub row_bands: Address,
+    pub column_bands: Address,
 }
 
 /// Twin of Walk (kernels/stats.cu): which column tiles a block walks.
@@ -252,6 +325,13 @@ pub(super) struct Ranges {
 pub(super) struct Walk {
     pub splits: u32,
     pub tiles_per_split: u32,
+}
+
+impl Walk {
+    /// Blocks that walk so many rows.
+    pub fn blocks(self, tile: Tile, rows: usize) -> usize {
+        rows.div_ceil(tile.side()) * self.splits as usize
+    }
 }
 
 /// Twin of epilogue::Coefficients (kernels/epilogue/terms.cuh): n `f32` each.
@@ -300,6 +380,12 @@ unsafe impl DeviceRepr for Panel {}
 unsafe impl DeviceRepr for Mix {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for TileSums {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Band {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Sums {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Matches {}
 
 /// What multiplies (kernels/tile/): chosen by [`CudaEngine`](super::CudaEngine) unless it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -473,30 +559,32 @@ impl Launcher<'_> {
         launch!(self, &self.table.rows.scalar, 1, 1, &value, &device, &positive, &out)
     }
 
-    /// `out` = the unit rows of `x` (out.rows × out.columns).
-    pub unsafe fn normalize(&self, x: Operand, eps: f32, out: Output) -> Result<()> {
-        let grid = (out.rows as usize).div_ceil(WARPS);
-        launch!(self, &self.table.rows.normalize, grid, THREADS, &x, &out.columns, &eps, &out)
-    }
-
-    /// `out` = `x`, rounded to out's element type.
-    pub unsafe fn convert(&self, x: Operand, out: Destination) -> Result<()> {
-        let grid = (out.rows as usize).div_ceil(WARPS);
-        launch!(self, &self.table.rows.convert, grid, THREADS, &x, &out)
+    /// `out` = the unit rows of `x` (out.rows × out.columns) in this order, or 0 for their own.
+    pub unsafe fn normalize(
+        &self,
+        x: Operand,
+        eps: f32,
+        order: Address,
+        out: Output,
+    ) -> Result<()> {
+        let (function, grid) = (&self.table.rows.normalize, (out.rows as usize).div_ceil(WARPS));
+        launch!(self, function, grid, THREADS, &x, &out.columns, &eps, &order, &out)
     }
 
     /// `out` = the gradient with respect to `x` given `g`, that of its unit rows; all of out's
-    /// shape, `g` f32; `g` may be `out` where that is f32.
+    /// shape, `g` f32, its rows in this order; 0 for that of `x`, and then `g` may be `out` where that
+    /// is f32.
     pub unsafe fn normalize_backward(
         &self,
         x: Operand,
         g: Operand,
         eps: f32,
+        order: Address,
         out: Destination,
     ) -> Result<()> {
         let function = &self.table.rows.normalize_backward;
         let grid = (out.rows as usize).div_ceil(WARPS);
-        launch!(self, function, grid, THREADS, &x, &g, &out.columns, &eps, &out)
+        launch!(self, function, grid, THREADS, &x, &g, &out.columns, &eps, &order, &out)
     }
 
     /// `ranges`: ceil(count / side) pairs of u32, of `count` keys.
@@ -529,7 +617,7 @@ impl Launcher<'_> {
         positive: Address,
     ) -> Result<()> {
         let function = &kind.kernels(self.table).stats;
-        let grid = (pairs.rows as usize).div_ceil(kind.tile.side()) * walk.splits as usize;
+        let grid = walk.blocks(kind.tile, pairs.rows as usize);
         launch!(
             self,
             function,
@@ -547,7 +635,9 @@ impl Launcher<'_> {
         )
     }
 
-    /// `partial`: [splits][rows] terms; [`LABELED`], ranges per side of [`Tile::Small`].
+    /// `partial`: [splits][rows] terms; [`LABELED`], ranges and bands per side of [`Tile::Small`];
+    /// `panel`: rows × columns shares, or [`Panel::NONE`]; sm80 alone; `moments`: as many f64 as
+    /// there are row tiles times splits, or 0.
     pub unsafe fn terms(
         &self,
         arithmetic: Arithmetic,
@@ -559,8 +649,10 @@ impl Launcher<'_> {
         scale: Address,
         groups: Groups,
         partial: Address,
+        panel: Panel,
+        moments: Address,
     ) -> Result<()> {
-        let grid = (pairs.rows as usize).div_ceil(Tile::Small.side()) * walk.splits as usize;
+        let grid = walk.blocks(Tile::Small, pairs.rows as usize);
         launch!(
             self,
             &arithmetic.kernels(self.table).terms,
@@ -576,6 +668,8 @@ impl Launcher<'_> {
             &groups.log2_sum,
             &groups.stride,
             &partial,
+            &panel,
+            &moments,
         )
     }
 
@@ -852,6 +946,7 @@ impl Launcher<'_> {
 
     /// `out` from A·Bᵀ as `mix` says; A is out.rows × depth, B is out.columns × depth, lying as
     /// `product` says. With more than one split, `parts` holds splits × out.rows × out.columns f32.
+    /// With a band, its tiles are what counts, and not the splits' depth.
     pub unsafe fn product(
         &self,
         kind: Kind,
@@ -862,6 +957,7 @@ impl Launcher<'_> {
         splits: Splits,
         parts: Address,
         mix: Mix,
+        band: Band,
         out: Output,
     ) -> Result<()> {
         let kernels = kind.kernels(self.table);
@@ -874,39 +970,33 @@ impl Launcher<'_> {
         let side = kind.tile.side();
         let grid = rows.div_ceil(side) * columns.div_ceil(side) * splits.count;
         let (count, split_depth) = (splits.count as u32, splits.depth as u32);
-        let part = (rows * columns) as i64;
-        let whole = out;
-        let out = match splits.count {
-            1 => out,
-            _ => Output { data: parts, stride: i64::from(out.columns), ..out },
-        };
-        let threads = kind.tile.threads();
-        let launched: Result<()> = launch!(
+        launch!(
             self,
             function,
             grid,
-            threads,
+            kind.tile.threads(),
             &a,
             &b,
             &depth,
             &count,
             &split_depth,
-            &part,
+            &parts,
             &mix,
+            &band,
             &out,
-        );
+        )?;
         if splits.count == 1 {
-            return launched;
+            return Ok(());
         }
-        launched?;
-        // Enough blocks for any chip; each takes its elements in turn.
-        let grid = blocks(rows * columns).min(4096);
+        // Enough blocks for any chip; each takes its rows in turn.
+        let grid = rows.div_ceil(2 * WARPS).min(4096);
         let function = &self.table.add_splits;
-        launch!(self, function, grid, THREADS, &parts, &count, &part, &mix, &whole)
+        launch!(self, function, grid, THREADS, &parts, &count, &depth, &mix, &band, &out)
     }
 
     /// `out` = the rows of `x` as 16-bit operands: rows × depth elements in each part, and rows f32
-    /// factors; `top`: [`Launcher::matrix_top`]'s, where there are factors without normalisation.
+    /// factors, in this order (0: as they lie); `top`: [`Launcher::matrix_top`]'s, where there are
+    /// factors without normalisation.
     pub unsafe fn prepare(
         &self,
         x: Operand,
@@ -914,11 +1004,12 @@ impl Launcher<'_> {
         depth: u32,
         eps: f32,
         top: Address,
+        order: Address,
         out: Prepared,
     ) -> Result<()> {
         let grid = (rows as usize).div_ceil(WARPS);
         let function = &self.table.rows.prepare;
-        launch!(self, function, grid, THREADS, &x, &rows, &depth, &eps, &top, &out)
+        launch!(self, function, grid, THREADS, &x, &rows, &depth, &eps, &top, &order, &out)
     }
 
     /// `top` (one u32) = the bits of the largest magnitude of `x`, rows × depth; it was 0.
@@ -988,7 +1079,8 @@ impl Launcher<'_> {
         )
     }
 
-    /// `total` (one f64) = Σ (S − M)·G over the negatives of `count` groups and the positives.
+    /// `total` (one f64) = Σ (S − M)·G over the negatives of `count` groups, and over the positives
+    /// where a row has one.
     pub unsafe fn one_pass_moment(
         &self,
         groups: TileSums,
@@ -1016,17 +1108,32 @@ impl Launcher<'_> {
         )
     }
 
-    /// `out`, sums over negatives in `levels` (one for every `side` rows), becomes the gradient.
-    /// `others` rows of `other` are the other halves of the positive pairs.
+    /// `weights`: G of every row's one positive, from their similarities; rows f32 each.
+    pub unsafe fn positive_weights(
+        &self,
+        pairs: &Pairs,
+        positive: Address,
+        rows: Coefficients,
+        scale: Address,
+        weights: Address,
+    ) -> Result<()> {
+        let function = &self.table.rows.positive_weights;
+        let grid = blocks(pairs.rows as usize);
+        launch!(self, function, grid, THREADS, pairs, &positive, &rows, &scale, &weights)
+    }
+
+    /// `out`, the gradient, from sums over negatives (`more.data` 0 for none of these; `own` may be
+    /// `out`), whose rows share levels by `side`, and the pairs of `matches` with rows of `other`.
     pub unsafe fn one_pass_gradient(
         &self,
         out: Output,
-        levels: Address,
+        own: Sums,
+        more: Sums,
         side: u32,
         divisor: Address,
         other: Operand,
-        others: u32,
-        positive: Address,
+        pairs: &Pairs,
+        matches: Matches,
         rows: Coefficients,
         scale: Address,
         upstream: Address,
@@ -1038,12 +1145,13 @@ impl Launcher<'_> {
             grid,
             THREADS,
             &out,
-            &levels,
+            &own,
+            &more,
             &side,
             &divisor,
             &other,
-            &others,
-            &positive,
+            pairs,
+            &matches,
             &rows,
             &scale,
             &upstream,
@@ -1058,9 +1166,33 @@ impl Launcher<'_> {
         accumulate: bool,
         total: Address,
     ) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { self.sum_scaled_moments(values, count, 0, accumulate, total) }
+    }
+
+    /// The same of the sum times `factor` (one f32, or 0 for 1).
+    pub unsafe fn sum_scaled_moments(
+        &self,
+        values: Address,
+        count: u32,
+        factor: Address,
+        accumulate: bool,
+        total: Address,
+    ) -> Result<()> {
         let accumulate = i32::from(accumulate);
         let function = &self.table.rows.sum_moments;
-        launch!(self, function, 1, THREADS, &values, &count, &accumulate, &total)
+        launch!(self, function, 1, THREADS, &values, &count, &factor, &accumulate, &total)
+    }
+
+    /// `factors`: two f32, what shares of positives are multiplied by in G, all rows having the same
+    /// coefficients, and in gradients.
+    pub unsafe fn share_factors(
+        &self,
+        rows: Coefficients,
+        upstream: Address,
+        factors: Address,
+    ) -> Result<()> {
+        launch!(self, &self.table.rows.share_factors, 1, 1, &rows, &upstream, &factors)
     }
 
     /// `out` (one f32) = upstream · total / scale.
@@ -1083,3 +1215,5 @@ pub(super) fn weight_blocks(tile: Tile, rows: usize, columns: usize) -> usize {
 
 /// Launches of kernels/mining.cu and kernels/lists.cu.
 pub(super) mod mining;
+/// Launches of kernels/order.cu.
+pub(super) mod order;

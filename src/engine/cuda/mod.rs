@@ -34,6 +34,7 @@ mod images;
 mod kernels;
 mod launch;
 mod mining;
+mod order;
 mod passes;
 mod probe;
 mod workspace;
@@ -769,7 +770,7 @@ impl Engine for CudaEngine {
         let (x, out) = (guards.operand(x), guards.output(out));
         let launch = Launcher { stream: &stream, table: self.kernels.table() };
         // SAFETY: as in `similarity`.
-        unsafe { launch.normalize(x, NORM_EPS, out) }
+        unsafe { launch.normalize(x, NORM_EPS, 0, out) }
     }
 
     fn normalize_backward<T: Element>(
@@ -788,7 +789,7 @@ impl Engine for CudaEngine {
         let (x, g, out) = (guards.operand(x), guards.operand(gradient), guards.destination(out));
         let launch = Launcher { stream: &stream, table: self.kernels.table() };
         // SAFETY: as in `similarity`.
-        unsafe { launch.normalize_backward(x, g, NORM_EPS, out) }
+        unsafe { launch.normalize_backward(x, g, NORM_EPS, 0, out) }
     }
 }
 

@@ -5,13 +5,15 @@
 //! merged in a fixed order: the same call gives the same bits.
 
 use super::launch::{
-    Address, Arithmetic, Coefficients, Destination, Groups, IDS, INDEXED, Kind, LABELED,
-    LEVEL_BYTES, Launcher, Levels, Mix, Operand, Output, Pairs, Panel, Prepared, Product, Ranges,
-    Splits, TERMS_BYTES, TOTALS_BYTES, Tile, TileSums, Walk, weight_blocks,
+    Address, Arithmetic, Band, Coefficients, Destination, Groups, IDS, INDEXED, Kind, LABELED,
+    LEVEL_BYTES, Launcher, Levels, Matches, Mix, Operand, Output, POSITIVES, Pairs, Panel,
+    Prepared, Product, Ranges, Splits, Sums, TERMS_BYTES, TOTALS_BYTES, Tile, TileSums, Walk,
+    weight_blocks,
 };
 use super::mining::{
     self, CutsPlan, GradientPlan, ListsPlan, SavedList, Stages, Targets, TopKPlan, Weights,
 };
+use super::order::{OrderPlan, SortedKeys};
 use super::workspace::{Layout, Region};
 use crate::loss::formula::{Mining, Reduction, Scope, Weighting};
 use crate::ops::NORM_EPS;
@@ -22,6 +24,9 @@ const PANEL_BYTES: usize = 128 << 20;
 
 /// Rows that one block of a summing kernel takes, unless there are very many.
 const CHUNK: usize = 1024;
+
+/// Rows and columns from which on the bands of labels are of large tiles.
+const LARGE_BANDS: usize = 8192;
 
 /// A slice of the sum of a product, at least: shorter ones are not worth a split.
 const SPLIT_DEPTH: usize = 256;
@@ -46,6 +51,12 @@ pub(super) struct Shape {
 impl Shape {
     fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
+    }
+
+    /// Whether rows and columns are put in the order of their labels. Mining keeps the caller's: it
+    /// tells ties apart by row and column numbers.
+    pub fn sorted(&self) -> bool {
+        self.has(LABELED) && self.mining == Mining::All
     }
 
     /// Groups of negatives.
@@ -191,9 +202,11 @@ fn chunk(count: usize) -> usize {
     CHUNK.max(count.div_ceil(CHUNK))
 }
 
-/// Prepared rows, and the factors of all rows.
+/// Prepared rows, the order they are in, and the factors of all rows.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Embeddings {
+    order: Option<OrderPlan>,
+    prepare: [bool; 2],
     x: Region,
     y: Region,
     x_factor: Region,
@@ -212,17 +225,26 @@ impl Embeddings {
             None => layout.take::<u8>(usize::MAX),
         };
         let own_y = !shape.shared;
-        let (x, y) =
-            (rows(operands.prepare_x, shape.n)?, rows(operands.prepare_y && own_y, shape.m)?);
+        // Rows in another order are copies.
+        let sorted = shape.sorted();
+        let prepare = [operands.prepare_x || sorted, own_y && (operands.prepare_y || sorted)];
+        let (x, y) = (rows(prepare[0], shape.n)?, rows(prepare[1], shape.m)?);
         let mut factors =
             |wanted: bool, rows: usize| layout.take::<f32>(if wanted { rows } else { 0 });
         Ok(Self {
+            prepare,
             x,
             y,
             x_factor: factors(operands.factors, shape.n)?,
             y_factor: factors(operands.factors && own_y, shape.m)?,
             top: layout.take::<u32>(1)?,
+            order: OrderPlan::plan(layout, shape)?,
         })
+    }
+
+    /// The orders of both sides; 0 for the caller's.
+    fn orders(&self, base: Address) -> [Address; 2] {
+        self.order.map_or([0; 2], |order| order.orders(base))
     }
 }
 
@@ -234,6 +256,8 @@ struct KeyRanges {
     column_labels: Region,
     row_ids: Region,
     column_ids: Region,
+    /// Which tiles may hold equal labels, where that is asked.
+    bands: Option<[Region; 2]>,
 }
 
 impl KeyRanges {
@@ -248,7 +272,18 @@ impl KeyRanges {
             column_labels: ranges(labels, shape.m)?,
             row_ids: ranges(ids, shape.n)?,
             column_ids: ranges(ids, shape.m)?,
+            bands: None,
         })
+    }
+
+    /// The same with bands, where there are labels.
+    fn with_bands(self, layout: &mut Layout, shape: &Shape) -> Result<Self> {
+        if !shape.has(LABELED) {
+            return Ok(self);
+        }
+        let side = self.tile.side();
+        let mut bands = |count: usize| layout.take::<[u32; 2]>(count.div_ceil(side));
+        Ok(Self { bands: Some([bands(shape.n)?, bands(shape.m)?]), ..self })
     }
 }
 
@@ -351,56 +386,67 @@ pub(super) struct ForwardPlan {
     ranges: KeyRanges,
     cuts: Option<CutsPlan>,
     lists: Option<ListsPlan>,
-    terms_ranges: KeyRanges,
     positive: Region,
-    terms_walk: Walk,
-    terms_partial: Region,
+    terms: Option<TermsPlan>,
     totals: Region,
+}
+
+/// What the positives of labels add up to: a pass over small tiles, where they may match.
+#[derive(Clone, Copy, Debug)]
+struct TermsPlan {
+    /// Where those at hand are not of small tiles.
+    ranges: Option<KeyRanges>,
+    walk: Walk,
+    partial: Region,
+}
+
+impl TermsPlan {
+    /// `at_hand`: the tile whose ranges there are.
+    fn plan(layout: &mut Layout, planner: &Planner, shape: &Shape, at_hand: Tile) -> Result<Self> {
+        let Shape { n, m, .. } = *shape;
+        let labels = Shape { flags: shape.flags & LABELED, ..*shape };
+        let ranges = (at_hand != Tile::Small)
+            .then(|| KeyRanges::plan(layout, &labels, Tile::Small)?.with_bands(layout, &labels));
+        let walk = planner.walk(Tile::Small, n, m);
+        let partial = layout.take::<[u8; TERMS_BYTES]>(n * walk.splits as usize)?;
+        Ok(Self { ranges: ranges.transpose()?, walk, partial })
+    }
 }
 
 impl ForwardPlan {
     fn plan(layout: &mut Layout, planner: &Planner, shape: &Shape, lean: bool) -> Result<Self> {
-        let Shape { n, m, .. } = *shape;
-        let labels = shape.has(LABELED);
+        let Shape { n, .. } = *shape;
         let groups = RowGroups::plan(layout, planner, shape)?;
         let kind = groups.kind;
-        let ranges = KeyRanges::plan(layout, shape, kind.tile)?;
+        let mut ranges = KeyRanges::plan(layout, shape, kind.tile)?;
+        if kind.tile == Tile::Small {
+            // Those of the terms too.
+            ranges = ranges.with_bands(layout, shape)?;
+        }
         let cuts = CutsPlan::plan(layout, shape, kind, lean)?;
         let stages = shape.list;
         let lists = stages.map(|stages| ListsPlan::plan(layout, shape, stages)).transpose()?;
-        let terms_ranges = match kind.tile {
-            Tile::Small => ranges,
-            Tile::Large => {
-                let labels = Shape { flags: shape.flags & LABELED, ..*shape };
-                KeyRanges::plan(layout, &labels, Tile::Small)?
-            }
+        let terms = match shape.has(LABELED) {
+            true => Some(TermsPlan::plan(layout, planner, shape, kind.tile)?),
+            false => None,
         };
-        let terms_walk = planner.walk(Tile::Small, n, m);
-        let terms = if labels { n * terms_walk.splits as usize } else { 0 };
         Ok(Self {
             groups,
             ranges,
             cuts,
             lists,
-            terms_ranges,
             positive: layout.take::<f32>(if shape.has(INDEXED) { n } else { 0 })?,
-            terms_walk,
-            terms_partial: layout.take::<[u8; TERMS_BYTES]>(terms)?,
+            terms,
             totals: layout.take::<[u8; TOTALS_BYTES]>(n.div_ceil(chunk(n)))?,
         })
     }
 }
 
-/// The gradient in panels.
+/// One way through the gradient, panel by panel.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BackwardPlan {
+struct Sweep {
     kind: Kind,
     product_kind: Kind,
-    upstream: Region,
-    ranges: KeyRanges,
-    coefficients: [Region; 6],
-    x: Region,
-    y: Region,
     /// Rows of a panel.
     rows: usize,
     panel: Region,
@@ -408,15 +454,84 @@ pub(super) struct BackwardPlan {
     levels: Region,
     /// The highest of every row of tiles: of a panel, or in one pass of all.
     row_levels: Region,
-    /// The highest of every column of tiles; two sets in turn.
-    column_levels: [Region; 2],
-    /// Instead of panels.
-    list: Option<GradientPlan>,
+    /// The highest of every column of tiles.
+    column_levels: Region,
     moments: Region,
-    moment: Region,
     x_splits: Splits,
     y_splits: Splits,
     parts: Region,
+}
+
+impl Sweep {
+    /// Its sizes; it has no places yet.
+    fn new(planner: &Planner, shape: &Shape, tile: Tile, rows: usize, lean: bool) -> Self {
+        let Shape { m, d, .. } = *shape;
+        let product_tile = planner.product_tile(tile, d);
+        let none = Region::default();
+        Self {
+            kind: planner.kind(tile),
+            product_kind: planner.kind(product_tile),
+            rows,
+            panel: none,
+            levels: none,
+            row_levels: none,
+            column_levels: none,
+            moments: none,
+            x_splits: planner.product(product_tile, rows, d, m, lean),
+            y_splits: planner.product(product_tile, m, d, rows, lean),
+            parts: none,
+        }
+    }
+
+    /// Bytes of its panel.
+    fn panel_bytes(&self, planner: &Planner, shape: &Shape) -> Result<usize> {
+        Operands::padded(shape.m)
+            .checked_mul(planner.operands.bytes())
+            .and_then(|row| row.checked_mul(self.rows))
+            .ok_or(Error::WorkspaceTooSmall { needed: usize::MAX, bound: planner.bound })
+    }
+
+    /// How many f32 its products need to be put together.
+    fn part_count(&self, shape: &Shape, wanted: Wanted) -> usize {
+        let part = |wanted: bool, splits: Splits, rows: usize| {
+            if wanted && splits.count > 1 { splits.count * rows * shape.d } else { 0 }
+        };
+        // In the shared case both products go into the one gradient.
+        let y = wanted.y || (wanted.x && shape.shared);
+        part(wanted.x, self.x_splits, self.rows).max(part(y, self.y_splits, shape.m))
+    }
+
+    /// Places for the levels, with those of so many rows of the matrix.
+    fn place_levels(&mut self, layout: &mut Layout, shape: &Shape, rows: usize) -> Result<()> {
+        let side = self.kind.tile.side();
+        let across = shape.m.div_ceil(side);
+        let mut levels = |count: usize| layout.take::<[u8; LEVEL_BYTES]>(count);
+        self.levels = levels(self.rows.div_ceil(side) * across)?;
+        self.row_levels = levels(rows.div_ceil(side))?;
+        self.column_levels = levels(across)?;
+        Ok(())
+    }
+
+    /// Places for what its tiles add to the gradient of the scale.
+    fn place_moments(&mut self, layout: &mut Layout, shape: &Shape) -> Result<()> {
+        self.moments = layout.take::<f64>(weight_blocks(self.kind.tile, self.rows, shape.m))?;
+        Ok(())
+    }
+}
+
+/// The gradient in panels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BackwardPlan {
+    upstream: Region,
+    ranges: KeyRanges,
+    coefficients: [Region; 6],
+    x: Region,
+    y: Region,
+    sweep: Sweep,
+    /// Instead of panels.
+    list: Option<GradientPlan>,
+    moment: Region,
+    one_pass: Option<OnePassPlan>,
 }
 
 impl BackwardPlan {
@@ -432,73 +547,65 @@ impl BackwardPlan {
         one_pass: bool,
     ) -> Result<Self> {
         let Shape { n, m, d, .. } = *shape;
-        let operands = &planner.operands;
         let upstream = layout.take::<f32>(1)?;
-        let ranges = KeyRanges::plan(layout, shape, tile)?;
+        let mut ranges = KeyRanges::plan(layout, shape, tile)?;
         let mut coefficients = [Region::default(); 6];
         for region in &mut coefficients {
             *region = layout.take::<f32>(n)?;
         }
         let embeddings = |asked: bool, rows: usize| {
-            let scratch = shape.normalize || wanted.converted;
+            let scratch = shape.normalize || shape.sorted() || wanted.converted;
             if asked && scratch { rows * padded(d) } else { 0 }
         };
         let x = layout.take::<f32>(embeddings(wanted.x, n))?;
         let y = layout.take::<f32>(embeddings(wanted.y, m))?;
         let stages = shape.list.filter(|stages| stages.kept);
         let list = stages.map(|stages| GradientPlan::plan(layout, shape, stages)).transpose()?;
-        let products = (wanted.x || wanted.y) && list.is_none();
-        let panel = if products {
-            Operands::padded(m)
-                .checked_mul(operands.bytes())
-                .and_then(|row| row.checked_mul(rows))
-                .ok_or(Error::WorkspaceTooSmall { needed: usize::MAX, bound: planner.bound })?
-        } else {
-            0
+        let mut sweep = Sweep::new(planner, shape, tile, rows, lean);
+        let mut positives = None;
+        if one_pass && shape.has(LABELED) {
+            let tile = planner.band_tile(shape, tile);
+            // Bands of small tiles are short sums.
+            let lean = lean || tile == Tile::Small;
+            positives = Some(Sweep::new(planner, shape, tile, rows, lean));
+        }
+        if (wanted.x || wanted.y) && list.is_none() {
+            sweep.panel = layout.take::<u8>(sweep.panel_bytes(planner, shape)?)?;
+            // The sweep for the positives comes after the other, in the same memory.
+            let most = positives.map_or(0, |sweep| sweep.part_count(shape, wanted));
+            sweep.parts = layout.take::<f32>(sweep.part_count(shape, wanted).max(most))?;
+            if one_pass || planner.operands.levels() {
+                sweep.place_levels(layout, shape, if one_pass { n } else { rows })?;
+            }
+        }
+        if wanted.scale && !one_pass && list.is_none() {
+            sweep.place_moments(layout, shape)?;
+        }
+        let one_pass = match one_pass {
+            true => {
+                let positives = positives.map(|positives| Sweep {
+                    panel: sweep.panel,
+                    parts: sweep.parts,
+                    ..positives
+                });
+                let scale = wanted.scale;
+                Some(OnePassPlan::plan(layout, planner, shape, &sweep, positives, scale)?)
+            }
+            false => None,
         };
-        let (down, across) = (rows.div_ceil(tile.side()), m.div_ceil(tile.side()));
-        let leveled = one_pass || (products && operands.levels());
-        let mut levels = |wanted: bool, count: usize| {
-            layout.take::<[u8; LEVEL_BYTES]>(if wanted { count } else { 0 })
-        };
-        let (levels, row_levels, column_levels) = (
-            levels(leveled, down * across)?,
-            levels(leveled, if one_pass { n.div_ceil(tile.side()) } else { down })?,
-            [levels(leveled, across)?, levels(one_pass, across)?],
-        );
-        let by_tile = wanted.scale && !one_pass && list.is_none();
-        let moments = if by_tile { weight_blocks(tile, rows, m) } else { 0 };
-        let product_tile = planner.product_tile(tile, d);
-        let x_splits = planner.product(product_tile, rows, d, m, lean);
-        let y_splits = planner.product(product_tile, m, d, rows, lean);
-        let part = |wanted: bool, splits: Splits, rows: usize| {
-            if wanted && products && splits.count > 1 { splits.count * rows * d } else { 0 }
-        };
-        // In the shared case both products go into the one gradient.
-        let parts = part(wanted.x, x_splits, rows).max(part(
-            wanted.y || (wanted.x && shape.shared),
-            y_splits,
-            m,
-        ));
+        if one_pass.is_some_and(|plan| plan.band.is_some_and(|band| band.ranges.is_none())) {
+            ranges = ranges.with_bands(layout, shape)?;
+        }
         Ok(Self {
-            kind: planner.kind(tile),
-            product_kind: planner.kind(product_tile),
             upstream,
             ranges,
             coefficients,
             x,
             y,
-            rows,
+            sweep,
             list,
-            panel: layout.take::<u8>(panel)?,
-            levels,
-            row_levels,
-            column_levels,
-            moments: layout.take::<f64>(moments)?,
             moment: layout.take::<f64>(1)?,
-            x_splits,
-            y_splits,
-            parts: layout.take::<f32>(parts)?,
+            one_pass,
         })
     }
 
@@ -520,31 +627,114 @@ impl BackwardPlan {
 #[derive(Clone, Copy, Debug)]
 struct OnePassPlan {
     unit: Region,
+    /// Levels of the columns of tiles, in turn with those of the sweep.
+    column_levels: Region,
     /// Of a panel's tiles: largest similarity, sum, moment.
     tiles: [Region; 3],
     /// Of all rows of tiles.
     groups: [Region; 3],
     chunks: [Region; 2],
     positive: Region,
+    weights: Region,
     totals: Region,
+    /// Of a shared set: the sums over columns, whose levels are not those of the rows.
+    columns: Region,
+    index: Option<IndexPlan>,
+    band: Option<BandPlan>,
+}
+
+/// The rows of an explicit index by the columns that it names.
+#[derive(Clone, Copy, Debug)]
+struct IndexPlan {
+    keys: SortedKeys,
+    starts: Region,
+}
+
+/// The positives of labels after a pass over the negatives: a sweep within the bands where they lie.
+#[derive(Clone, Copy, Debug)]
+struct BandPlan {
+    sweep: Sweep,
+    /// Where the sweep's tiles are not those of the pass over all pairs.
+    ranges: Option<KeyRanges>,
+    terms: TermsPlan,
+    /// Whether one panel holds all rows: the pass for the terms leaves their shares in it.
+    at_once: bool,
+    factors: Region,
+}
+
+impl BandPlan {
+    /// `tile`: that of the pass over all pairs.
+    fn plan(
+        layout: &mut Layout,
+        planner: &Planner,
+        shape: &Shape,
+        mut sweep: Sweep,
+        tile: Tile,
+        scale: bool,
+    ) -> Result<Self> {
+        let own = sweep.kind.tile;
+        let ranges = (own != tile)
+            .then(|| KeyRanges::plan(layout, shape, own)?.with_bands(layout, shape))
+            .transpose()?;
+        if planner.operands.levels() {
+            sweep.place_levels(layout, shape, sweep.rows)?;
+        }
+        if scale {
+            sweep.place_moments(layout, shape)?;
+        }
+        Ok(Self {
+            sweep,
+            ranges,
+            terms: TermsPlan::plan(layout, planner, shape, own)?,
+            at_once: own == Tile::Small && sweep.rows >= shape.n,
+            factors: layout.take::<[f32; 2]>(1)?,
+        })
+    }
 }
 
 impl OnePassPlan {
-    fn plan(layout: &mut Layout, shape: &Shape, tile: Tile, rows: usize) -> Result<Self> {
-        let Shape { n, m, .. } = *shape;
+    /// `sweep`: that over all pairs; `positives`: that for the positives of labels; `scale`: whether
+    /// its gradient is wanted.
+    fn plan(
+        layout: &mut Layout,
+        planner: &Planner,
+        shape: &Shape,
+        sweep: &Sweep,
+        positives: Option<Sweep>,
+        scale: bool,
+    ) -> Result<Self> {
+        let Shape { n, m, d, .. } = *shape;
+        let tile = sweep.kind.tile;
         let mut sums = |count: usize| -> Result<[Region; 3]> {
             Ok([layout.take::<f32>(count)?, layout.take::<f32>(count)?, layout.take::<f64>(count)?])
         };
         let all = n.div_ceil(tile.side());
-        let (tiles, groups) = (sums(weight_blocks(tile, rows, m))?, sums(all)?);
+        let (tiles, groups) = (sums(weight_blocks(tile, sweep.rows, m))?, sums(all)?);
         let chunks = all.div_ceil(chunk(all));
+        let anchors = if shape.has(INDEXED) { n } else { 0 };
+        let index = match shape.has(INDEXED) && !shape.diagonal {
+            true => Some(IndexPlan {
+                keys: SortedKeys::plan(layout, n)?,
+                starts: layout.take::<u32>(m + 1)?,
+            }),
+            false => None,
+        };
+        let band = match positives {
+            Some(sweep) => Some(BandPlan::plan(layout, planner, shape, sweep, tile, scale)?),
+            None => None,
+        };
         Ok(Self {
             unit: layout.take::<f32>(1)?,
+            column_levels: layout.take::<[u8; LEVEL_BYTES]>(m.div_ceil(tile.side()))?,
             tiles,
             groups,
             chunks: [layout.take::<f32>(chunks)?, layout.take::<f32>(chunks)?],
-            positive: layout.take::<f32>(n)?,
+            positive: layout.take::<f32>(anchors)?,
+            weights: layout.take::<f32>(anchors)?,
             totals: layout.take::<[u8; TOTALS_BYTES]>(n.div_ceil(chunk(n)))?,
+            columns: layout.take::<f32>(if shape.shared { m * padded(d) } else { 0 })?,
+            index,
+            band,
         })
     }
 
@@ -560,9 +750,8 @@ pub(super) struct Plan {
     operands: Operands,
     embeddings: Embeddings,
     forward: Option<ForwardPlan>,
+    /// With all of the loss's own, where there is one pass for both.
     backward: Option<BackwardPlan>,
-    /// Instead of `forward`.
-    one_pass: Option<OnePassPlan>,
     /// Bytes of scratch memory.
     pub bytes: usize,
 }
@@ -570,22 +759,27 @@ pub(super) struct Plan {
 impl Plan {
     /// Whether loss and gradients are to be had by [`Pass::one_pass`].
     pub fn is_one_pass(&self) -> bool {
-        self.one_pass.is_some()
+        self.backward.is_some_and(|plan| plan.one_pass.is_some())
     }
 }
 
 impl Planner {
     /// Whether loss and gradients can be had in one pass over the matrix, three products in all: all
-    /// negatives in one group, so that its log-sum-exp is one factor for all of them, and positives
-    /// that are few enough to be added afterwards.
+    /// negatives in one group, so that its log-sum-exp is one factor for all of them. The positives
+    /// are added afterwards: one a row as they are, those of labels by a sweep within their bands.
     fn one_pass(&self, shape: &Shape, forward: bool, backward: Option<Wanted>) -> bool {
         forward
             && backward.is_some_and(|wanted| wanted.x || wanted.y)
             && shape.scope == Scope::Matrix
-            && shape.diagonal
             && shape.mining == Mining::All
-            && !shape.shared
             && self.operands.arithmetic != Arithmetic::F32
+    }
+
+    /// The tile of a sweep within the bands of labels, after one over all pairs: small ones have
+    /// narrower bands, which is worth more than a fast product until the matrix is large.
+    fn band_tile(&self, shape: &Shape, tile: Tile) -> Tile {
+        let large = shape.n.min(shape.m) >= LARGE_BANDS && tile == Tile::Large;
+        self.tile.unwrap_or(if large { Tile::Large } else { Tile::Small })
     }
 
     /// Plans a forward pass, a backward pass, or both, within the bound.
@@ -608,10 +802,8 @@ impl Planner {
                 )?),
                 None => None,
             };
-            let one_pass =
-                if one_pass { Some(OnePassPlan::plan(layout, shape, tile, rows)?) } else { None };
             let bytes = layout.bytes();
-            Ok(Plan { operands: self.operands, embeddings, forward, backward, one_pass, bytes })
+            Ok(Plan { operands: self.operands, embeddings, forward, backward, bytes })
         };
         let fits = |plan: &Plan| plan.bytes <= self.bound;
         let tile = self.tile(shape.n, shape.m);
@@ -625,8 +817,10 @@ impl Planner {
         }
         let least = plan(tile, tile.side(), true)?;
         if fits(&least) {
-            // A row of tiles more is so many rows of the panel, and at most 48 bytes a tile.
-            let each = row * tile.side() + 48 * shape.m.div_ceil(tile.side());
+            // A row of tiles more is so many rows of the panel, and at most 48 bytes a tile, or 16
+            // for each of the tiles of the bands.
+            let bands = if shape.has(LABELED) { 16 * 16 } else { 0 };
+            let each = row * tile.side() + (48 + bands) * shape.m.div_ceil(tile.side());
             let spare = (self.bound - least.bytes) / each;
             let more = plan(tile, ((1 + spare) * tile.side()).min(useful).min(all), true)?;
             return Ok(if fits(&more) { more } else { least });
@@ -739,17 +933,17 @@ impl Rows {
     fn new(operands: &Operands, embeddings: &Embeddings, input: &Input, base: Address) -> Self {
         let Input { shape, x, y, .. } = input;
         let side = |own: Operand, rows: usize, prepared: bool, place: Region, factor: Region| {
-            if prepared {
-                Self::prepared(operands, shape, rows, place.at(base), factor.at(base))
-            } else {
-                own
+            let (place, factor) = (place.at(base), factor.at(base));
+            match prepared {
+                true => Self::prepared(operands, shape, own, rows, place, factor),
+                false => own,
             }
         };
         let at = embeddings;
-        let x = side(*x, shape.n, operands.prepare_x, at.x, at.x_factor);
+        let x = side(*x, shape.n, at.prepare[0], at.x, at.x_factor);
         let y = match shape.shared {
             true => x,
-            false => side(*y, shape.m, operands.prepare_y, at.y, at.y_factor),
+            false => side(*y, shape.m, at.prepare[1], at.y, at.y_factor),
         };
         Self { x, y }
     }
@@ -758,14 +952,22 @@ impl Rows {
     fn prepared(
         operands: &Operands,
         shape: &Shape,
+        from: Operand,
         rows: usize,
         place: Address,
         factor: Address,
     ) -> Operand {
+        let stride = Operands::padded(shape.d);
         match operands.arithmetic {
-            Arithmetic::F32 => Operand::new(place, Operands::padded(shape.d), DType::F32),
+            _ if Self::copied(operands, shape) => from.copied(place, stride),
+            Arithmetic::F32 => Operand::new(place, stride, DType::F32),
             _ => Self::target(operands, shape, rows, place, factor).operand(),
         }
+    }
+
+    /// Whether prepared rows are copies of the caller's.
+    fn copied(operands: &Operands, shape: &Shape) -> bool {
+        !shape.normalize && !operands.factors
     }
 
     fn target(
@@ -795,33 +997,41 @@ impl Rows {
     ) -> Result<Self> {
         let shape = &input.shape;
         let all = Self::new(operands, embeddings, input, base);
-        let side = |from: Operand, rows: usize, place: Region, factor: Region| -> Result<()> {
-            let (place, factor) = (place.at(base), factor.at(base));
+        let [x_order, y_order] = embeddings.orders(base);
+        let side = |from: Operand, order: Address, to: Operand, rows: usize, factor: Region| {
+            let depth = shape.d as u32;
             // SAFETY: as for `Pass::forward`.
             unsafe {
                 match operands.arithmetic {
+                    _ if Self::copied(operands, shape) => {
+                        launch.gather_rows(from, order, rows as u32, depth, to)
+                    }
                     Arithmetic::F32 => {
-                        let out = Output::new(place, Operands::padded(shape.d), rows, shape.d);
-                        launch.normalize(from, NORM_EPS, out)
+                        let out = Output::new(to.data, to.stride as usize, rows, shape.d);
+                        launch.normalize(from, NORM_EPS, order, out)
                     }
                     _ => {
-                        let out = Self::target(operands, shape, rows, place, factor);
-                        let (rows, depth) = (rows as u32, shape.d as u32);
+                        let out = Self::target(operands, shape, rows, to.data, factor.at(base));
+                        let rows = rows as u32;
                         let top = embeddings.top.at(base);
                         if operands.factors && !shape.normalize {
                             launch.clear_words(top, 1)?;
                             launch.matrix_top(from, rows, depth, top)?;
                         }
-                        launch.prepare(from, rows, depth, NORM_EPS, top, out)
+                        launch.prepare(from, rows, depth, NORM_EPS, top, order, out)
                     }
                 }
             }
         };
-        if operands.prepare_x {
-            side(input.x, shape.n, embeddings.x, embeddings.x_factor)?;
+        if let Some(order) = &embeddings.order {
+            // SAFETY: the caller's.
+            unsafe { order.run(launch, &input.pairs, base) }?;
         }
-        if operands.prepare_y && !shape.shared {
-            side(input.y, shape.m, embeddings.y, embeddings.y_factor)?;
+        if embeddings.prepare[0] {
+            side(input.x, x_order, all.x, shape.n, embeddings.x_factor)?;
+        }
+        if embeddings.prepare[1] {
+            side(input.y, y_order, all.y, shape.m, embeddings.y_factor)?;
         }
         Ok(all)
     }
@@ -847,9 +1057,7 @@ impl Pass<'_> {
     /// The loss, and what backward needs.
     pub unsafe fn forward(&self, loss: Address) -> Result<()> {
         let Some(plan) = &self.plan.forward else { return Ok(()) };
-        let arithmetic = self.plan.operands.arithmetic;
         let (shape, base) = (&self.input.shape, self.base);
-        let (n, d) = (shape.n as u32, shape.d as u32);
         let scale = self.saved.scale.at(self.saved_base);
         let groups = self.saved.groups(self.saved_base, shape);
         let terms = self.saved.terms.at(self.saved_base);
@@ -861,19 +1069,40 @@ impl Pass<'_> {
             let rows = self.embeddings()?;
             let pairs = self.ranges(&plan.ranges)?;
             let row_sum = self.groups(plan, rows, pairs, positive, groups)?;
-            if pairs.has(LABELED) {
-                let pairs = match plan.groups.kind.tile {
-                    Tile::Small => pairs,
-                    Tile::Large => self.ranges(&plan.terms_ranges)?,
-                };
-                let (walk, partial) = (plan.terms_walk, plan.terms_partial.at(base));
-                let Rows { x, y } = rows;
-                self.launch.terms(arithmetic, x, y, d, &pairs, walk, scale, groups, partial)?;
-                self.launch.merge_terms(partial, walk.splits, n, groups, scale, terms)?;
-            } else {
-                self.launch.index_terms(&pairs, positive, groups, scale, terms)?;
+            match &plan.terms {
+                Some(plan) => self.terms(plan, rows, pairs, groups, Panel::NONE, 0)?,
+                None => self.launch.index_terms(&pairs, positive, groups, scale, terms)?,
             }
             self.totals(plan.totals, groups, (row_sum, 1), loss)
+        }
+    }
+
+    /// The terms of the positives of labels, and their shares where there is a panel. `pairs`: with
+    /// ranges and bands of small tiles, unless the plan has its own. Safety as for [`Pass`].
+    unsafe fn terms(
+        &self,
+        plan: &TermsPlan,
+        rows: Rows,
+        pairs: Pairs,
+        groups: Groups,
+        panel: Panel,
+        moments: Address,
+    ) -> Result<()> {
+        let TermsPlan { walk, .. } = *plan;
+        let (arithmetic, depth) = (self.plan.operands.arithmetic, self.input.shape.d as u32);
+        let scale = self.saved.scale.at(self.saved_base);
+        let (partial, to) = (plan.partial.at(self.base), self.saved.terms.at(self.saved_base));
+        let Rows { x, y } = rows;
+        // SAFETY: as in `forward`.
+        unsafe {
+            let pairs = match &plan.ranges {
+                Some(ranges) => self.ranges(ranges)?,
+                None => pairs,
+            };
+            self.launch.terms(
+                arithmetic, x, y, depth, &pairs, walk, scale, groups, partial, panel, moments,
+            )?;
+            self.launch.merge_terms(partial, walk.splits, pairs.rows, groups, scale, to)
         }
     }
 
@@ -916,12 +1145,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Where gradients are summed: in scratch memory, if they have to go through the normalisation
-    /// or into another type from there.
+    /// Where gradients are summed: in scratch memory, if they have to go through the normalisation,
+    /// back into the caller's order or into another type from there.
     fn sums(&self, plan: &BackwardPlan, out: &Gradients) -> (Output, Output) {
-        let Shape { n, m, d, normalize, .. } = self.input.shape;
+        let shape = &self.input.shape;
+        let Shape { n, m, d, .. } = *shape;
+        let apart = shape.normalize || shape.sorted();
         let sums = |region: Region, out: Destination, rows: usize| match out.as_output() {
-            Some(out) if !normalize => out,
+            Some(out) if !apart => out,
             _ => Output::new(region.at(self.base), padded(d), rows, d),
         };
         (sums(plan.x, out.x, n), sums(plan.y, out.y, m))
@@ -929,16 +1160,17 @@ impl Pass<'_> {
 
     /// Takes what [`sums`](Self::sums) holds to where the gradients go. Safety as for [`Pass`].
     unsafe fn finish(&self, to_x: Output, to_y: Output, out: &Gradients) -> Result<()> {
-        let Shape { normalize, .. } = self.input.shape;
-        let sides = [(to_x, self.input.x, out.x), (to_y, self.input.y, out.y)];
-        for (sums, embeddings, out) in sides.into_iter().filter(|(.., out)| out.data != 0) {
+        let Input { shape, x, y, .. } = &self.input;
+        let [x_order, y_order] = self.plan.embeddings.orders(self.base);
+        let sides = [(to_x, *x, x_order, out.x), (to_y, *y, y_order, out.y)];
+        for (sums, embeddings, order, out) in sides.into_iter().filter(|side| side.3.data != 0) {
             let gradient = Operand::new(sums.data, sums.stride as usize, DType::F32);
             // SAFETY: as in `forward`.
             unsafe {
-                if normalize {
-                    self.launch.normalize_backward(embeddings, gradient, NORM_EPS, out)?;
-                } else if out.as_output().is_none() {
-                    self.launch.convert(gradient, out)?;
+                if shape.normalize {
+                    self.launch.normalize_backward(embeddings, gradient, NORM_EPS, order, out)?;
+                } else if order != 0 || out.as_output().is_none() {
+                    self.launch.scatter_rows(gradient, order, out)?;
                 }
             }
         }
@@ -946,13 +1178,13 @@ impl Pass<'_> {
     }
 
     /// A panel of `rows` rows; `data` 0 where it is not wanted.
-    fn panel(&self, plan: &BackwardPlan, rows: usize, wanted: bool, levels: bool) -> Panel {
+    fn panel(&self, sweep: &Sweep, rows: usize, wanted: bool, levels: bool) -> Panel {
         let m = self.input.shape.m;
         Panel {
-            data: if wanted { plan.panel.at(self.base) } else { 0 },
+            data: if wanted { sweep.panel.at(self.base) } else { 0 },
             stride: Operands::padded(m) as i64,
-            low: self.plan.operands.low(plan.rows, m) as i64,
-            levels: if levels { plan.levels.at(self.base) } else { 0 },
+            low: self.plan.operands.low(sweep.rows, m) as i64,
+            levels: if levels { sweep.levels.at(self.base) } else { 0 },
             rows: rows as u32,
             columns: m as u32,
         }
@@ -1004,19 +1236,14 @@ impl Pass<'_> {
     pub unsafe fn backward(&self, upstream: (f32, Address), out: &Gradients) -> Result<()> {
         let Some(plan) = &self.plan.backward else { return Ok(()) };
         let (shape, base) = (&self.input.shape, self.base);
-        let Shape { n, m, d, .. } = *shape;
         let scale = self.saved.scale.at(self.saved_base);
         let groups = self.saved.groups(self.saved_base, shape);
         let factor = plan.upstream.at(base);
         let coefficients = plan.coefficients(base);
-        let (want_x, want_y) = (out.x.data != 0, out.y.data != 0);
-        let products = want_x || want_y;
         let (to_x, to_y) = self.sums(plan, out);
-        let side = plan.kind.tile.side();
-        let across = m.div_ceil(side) as u32;
-        let leveled = products && self.plan.operands.levels();
-        // SAFETY: as in `forward`; a panel is written before the products read it, and read before
-        // the next panel overwrites it.
+        let to = [(out.x.data != 0).then_some(to_x), (out.y.data != 0).then_some(to_y)];
+        let moment = if out.scale != 0 { plan.moment.at(base) } else { 0 };
+        // SAFETY: as in `forward`.
         unsafe {
             self.launch.scalar(upstream.0, upstream.1, false, factor)?;
             // After a forward pass of the same call the prepared rows are still there.
@@ -1024,98 +1251,14 @@ impl Pass<'_> {
             let pairs = self.ranges(&plan.ranges)?;
             self.coefficients(groups, coefficients)?;
             let pairs = mining::mined(pairs, shape, self.saved.cuts.at(self.saved_base));
-            let moments = if out.scale != 0 { plan.moments.at(base) } else { 0 };
-            let moment = plan.moment.at(base);
-            let list = plan.list.as_ref().zip(self.saved.list.as_ref());
-            if let Some((list, saved)) = list {
+            if let Some((list, saved)) = plan.list.as_ref().zip(self.saved.list.as_ref()) {
                 let terms = self.saved.terms.at(self.saved_base);
                 let weights = Weights { terms, coefficients, scale, factor };
-                let to = [want_x.then_some(to_x), want_y.then_some(to_y)];
-                let moment = if out.scale != 0 { moment } else { 0 };
                 let (launch, Rows { x, y }) = (&self.launch, rows);
                 let saved = saved.at(self.saved_base);
                 list.run(launch, shape, x, y, &pairs, weights, saved, to, moment, base)?;
-            }
-            let panels = if list.is_some() { 0..0 } else { 0..n };
-            for first in panels.step_by(plan.rows) {
-                let end = (first + plan.rows).min(n);
-                let rest = first > 0;
-                let count = end - first;
-                let panel = self.panel(plan, count, products, leveled);
-                self.launch.weights(
-                    plan.kind,
-                    rows.x,
-                    rows.y,
-                    d as u32,
-                    &pairs,
-                    first as u32,
-                    end as u32,
-                    coefficients,
-                    scale,
-                    panel,
-                    moments,
-                )?;
-                if moments != 0 {
-                    let blocks = weight_blocks(plan.kind.tile, count, m);
-                    self.launch.sum_moments(moments, blocks as u32, rest, moment)?;
-                }
-                let (mut row_levels, mut column_levels) = (Levels::default(), Levels::default());
-                if leveled {
-                    let down = count.div_ceil(side) as u32;
-                    let levels = Levels {
-                        tiles: panel.levels,
-                        side: side as u32,
-                        row_step: across,
-                        depth_step: 1,
-                        ..Levels::default()
-                    };
-                    row_levels = Levels { results: plan.row_levels.at(base), ..levels };
-                    column_levels = Levels {
-                        results: plan.column_levels[0].at(base),
-                        row_step: 1,
-                        depth_step: across,
-                        ..levels
-                    };
-                    let (tiles, results) = (panel.levels, column_levels.results);
-                    self.launch.row_levels(tiles, down, across, 0, row_levels.results)?;
-                    self.launch.column_levels(tiles, down, across, 0, 0, results)?;
-                }
-                let g = self.panel_operand(&panel);
-                let parts = plan.parts.at(base);
-                // G^T X of the panel's rows: into dY, or into the one gradient of a shared set,
-                // whose rows all get their first value here.
-                let whole = if shape.shared { to_x } else { to_y };
-                if want_y || (shape.shared && want_x) {
-                    let splits = split(count, plan.y_splits.count);
-                    self.launch.product(
-                        plan.product_kind,
-                        Product::ColumnsColumns,
-                        g,
-                        rows.x.starting_at(first),
-                        count as u32,
-                        splits,
-                        parts,
-                        Mix::new(factor, rows.y.factor, column_levels, rest),
-                        whole,
-                    )?;
-                }
-                if want_x {
-                    let divisor = match rows.x.factor {
-                        0 => 0,
-                        factors => factors + 4 * first as u64,
-                    };
-                    self.launch.product(
-                        plan.product_kind,
-                        Product::RowsColumns,
-                        g,
-                        rows.y.starting_at(0),
-                        m as u32,
-                        plan.x_splits,
-                        parts,
-                        Mix::new(factor, divisor, row_levels, shape.shared),
-                        to_x.rows(first, count),
-                    )?;
-                }
+            } else {
+                self.sweep(&plan.sweep, rows, &pairs, coefficients, factor, to, moment)?;
             }
             if out.scale != 0 {
                 self.launch.scale_gradient(moment, scale, factor, out.scale)?;
@@ -1124,20 +1267,154 @@ impl Pass<'_> {
         }
     }
 
+    /// The gradients, one panel of weights after the other: dX and dY (in the shared case all into
+    /// dX), and Σ (S − M)·G where `moment` is not 0. With [`POSITIVES`] within the bands alone, and
+    /// added to what is there. Safety as for [`Pass`].
+    #[allow(clippy::too_many_arguments)] // the operands and results of a pass
+    unsafe fn sweep(
+        &self,
+        sweep: &Sweep,
+        rows: Rows,
+        pairs: &Pairs,
+        coefficients: Coefficients,
+        factor: Address,
+        to: [Option<Output>; 2],
+        moment: Address,
+    ) -> Result<()> {
+        let (shape, base) = (&self.input.shape, self.base);
+        let Shape { n, m, d, .. } = *shape;
+        let scale = self.saved.scale.at(self.saved_base);
+        let products = to.iter().any(Option::is_some);
+        let leveled = products && self.plan.operands.levels();
+        let moments = if moment != 0 { sweep.moments.at(base) } else { 0 };
+        // SAFETY: as in `forward`; a panel is written before the products read it, and read before
+        // the next panel overwrites it.
+        unsafe {
+            for first in (0..n).step_by(sweep.rows) {
+                let end = (first + sweep.rows).min(n);
+                let panel = self.panel(sweep, end - first, products, leveled);
+                self.launch.weights(
+                    sweep.kind,
+                    rows.x,
+                    rows.y,
+                    d as u32,
+                    pairs,
+                    first as u32,
+                    end as u32,
+                    coefficients,
+                    scale,
+                    panel,
+                    moments,
+                )?;
+                if moments != 0 {
+                    let blocks = weight_blocks(sweep.kind.tile, end - first, m) as u32;
+                    let rest = first > 0 || pairs.has(POSITIVES);
+                    self.launch.sum_moments(moments, blocks, rest, moment)?;
+                }
+                self.products(sweep, rows, pairs, panel, first, factor, to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The products of the panel whose first row is `first`, times `factor`. Safety as for [`Pass`].
+    #[allow(clippy::too_many_arguments)] // the operands and results of a pass
+    unsafe fn products(
+        &self,
+        sweep: &Sweep,
+        rows: Rows,
+        pairs: &Pairs,
+        panel: Panel,
+        first: usize,
+        factor: Address,
+        [to_x, to_y]: [Option<Output>; 2],
+    ) -> Result<()> {
+        let (shape, base) = (&self.input.shape, self.base);
+        let side = sweep.kind.tile.side();
+        let (count, across) = (panel.rows as usize, shape.m.div_ceil(side) as u32);
+        let added = pairs.has(POSITIVES);
+        let band = |tiles: Address, above: usize, start: usize| match added {
+            true => Band::new(tiles, sweep.kind.tile, above, start),
+            false => Band::default(),
+        };
+        let parts = sweep.parts.at(base);
+        let (mut row_levels, mut column_levels) = (Levels::default(), Levels::default());
+        let g = self.panel_operand(&panel);
+        // SAFETY: as in `forward`.
+        unsafe {
+            if panel.levels != 0 {
+                let down = count.div_ceil(side) as u32;
+                let levels = Levels {
+                    tiles: panel.levels,
+                    side: side as u32,
+                    row_step: across,
+                    depth_step: 1,
+                    ..Levels::default()
+                };
+                row_levels = Levels { results: sweep.row_levels.at(base), ..levels };
+                column_levels = Levels {
+                    results: sweep.column_levels.at(base),
+                    row_step: 1,
+                    depth_step: across,
+                    ..levels
+                };
+                let (tiles, results) = (panel.levels, column_levels.results);
+                self.launch.row_levels(tiles, down, across, 0, row_levels.results)?;
+                self.launch.column_levels(tiles, down, across, 0, 0, results)?;
+            }
+            // G^T X of the panel's rows: into dY, or into the one gradient of a shared set, whose rows
+            // all get their first value here.
+            if let Some(whole) = if shape.shared { to_x } else { to_y } {
+                self.launch.product(
+                    sweep.product_kind,
+                    Product::ColumnsColumns,
+                    g,
+                    rows.x.starting_at(first),
+                    count as u32,
+                    split(count, sweep.y_splits.count),
+                    parts,
+                    Mix::new(factor, rows.y.factor, column_levels, added || first > 0),
+                    band(pairs.ranges.column_bands, 0, first),
+                    whole,
+                )?;
+            }
+            if let Some(to_x) = to_x {
+                let divisor = match rows.x.factor {
+                    0 => 0,
+                    factors => factors + 4 * first as u64,
+                };
+                self.launch.product(
+                    sweep.product_kind,
+                    Product::RowsColumns,
+                    g,
+                    rows.y.starting_at(0),
+                    shape.m as u32,
+                    sweep.x_splits,
+                    parts,
+                    Mix::new(factor, divisor, row_levels, added || shape.shared),
+                    band(pairs.ranges.row_bands, first / side, 0),
+                    to_x.rows(first, count),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
     /// Loss and gradients in three products, for plans that say so ([`Planner::one_pass`]).
     ///
     /// The weights of all negatives are taken relative to the largest similarity of their tile, for
     /// want of the log-sum-exp of all; the products go from tile to tile by the difference, and once
-    /// the log-sum-exp is known one factor a row makes gradients of their sums.
+    /// the log-sum-exp is known one factor a row makes gradients of their sums. The positives are added
+    /// then.
     pub unsafe fn one_pass(
         &self,
         loss: Address,
         upstream: (f32, Address),
         out: &Gradients,
     ) -> Result<()> {
-        let (Some(plan), Some(pass)) = (&self.plan.backward, &self.plan.one_pass) else {
-            return Ok(());
-        };
+        let Some(plan) = &self.plan.backward else { return Ok(()) };
+        let Some(pass) = &plan.one_pass else { return Ok(()) };
+        let sweep = &plan.sweep;
         let (shape, base) = (&self.input.shape, self.base);
         let Shape { n, m, d, .. } = *shape;
         let scale = self.saved.scale.at(self.saved_base);
@@ -1145,16 +1422,24 @@ impl Pass<'_> {
         let terms = self.saved.terms.at(self.saved_base);
         let factor = plan.upstream.at(base);
         let unit = pass.unit.at(base);
-        let positive = pass.positive.at(base);
+        // Where a row has one positive, and no labels.
+        let indexed = pass.band.is_none();
+        let positive = if indexed { pass.positive.at(base) } else { 0 };
         let coefficients = plan.coefficients(base);
         let (want_x, want_y) = (out.x.data != 0, out.y.data != 0);
         let (to_x, to_y) = self.sums(plan, out);
-        let side = plan.kind.tile.side();
+        // Sums over columns: of a shared set apart from those over rows, until both have one level.
+        let columns = match shape.shared {
+            true => Output::new(pass.columns.at(base), padded(d), m, d),
+            false => to_y,
+        };
+        let want_columns = want_y || shape.shared;
+        let side = sweep.kind.tile.side();
         let across = m.div_ceil(side) as u32;
         let tiles = OnePassPlan::sums(pass.tiles, base);
         let rows_of_tiles = OnePassPlan::sums(pass.groups, base);
-        let row_levels = plan.row_levels.at(base);
-        let column_levels = plan.column_levels.map(|region| region.at(base));
+        let row_levels = sweep.row_levels.at(base);
+        let column_levels = [sweep.column_levels.at(base), pass.column_levels.at(base)];
         // Where the column's levels are after the last panel.
         let mut newest = 0;
         // SAFETY: as in `backward`.
@@ -1164,14 +1449,14 @@ impl Pass<'_> {
             self.launch.level_unit(scale, unit)?;
             let rows = self.embeddings()?;
             let pairs = self.ranges(&plan.ranges)?;
-            for (index, first) in (0..n).step_by(plan.rows).enumerate() {
-                let end = (first + plan.rows).min(n);
+            for (index, first) in (0..n).step_by(sweep.rows).enumerate() {
+                let end = (first + sweep.rows).min(n);
                 let count = end - first;
                 let down = count.div_ceil(side) as u32;
                 let above = (first / side) as u64;
-                let panel = self.panel(plan, count, true, true);
+                let panel = self.panel(sweep, count, true, true);
                 self.launch.exponentials(
-                    plan.kind,
+                    sweep.kind,
                     rows.x,
                     rows.y,
                     d as u32,
@@ -1198,8 +1483,8 @@ impl Pass<'_> {
                     ..Levels::default()
                 };
                 let g = self.panel_operand(&panel);
-                let parts = plan.parts.at(base);
-                if want_y {
+                let parts = sweep.parts.at(base);
+                if want_columns {
                     let before = if index == 0 { 0 } else { column_levels[1 - newest] };
                     let levels = Levels {
                         results: column_levels[newest],
@@ -1211,15 +1496,16 @@ impl Pass<'_> {
                     let results = levels.results;
                     self.launch.column_levels(panel.levels, down, across, unit, before, results)?;
                     self.launch.product(
-                        plan.product_kind,
+                        sweep.product_kind,
                         Product::ColumnsColumns,
                         g,
                         rows.x.starting_at(first),
                         count as u32,
-                        split(count, plan.y_splits.count),
+                        split(count, sweep.y_splits.count),
                         parts,
                         Mix::new(0, 0, levels, index > 0),
-                        to_y,
+                        Band::default(),
+                        columns,
                     )?;
                 }
                 if want_x {
@@ -1227,14 +1513,15 @@ impl Pass<'_> {
                     let levels = Levels { results, row_step: across, depth_step: 1, ..levels };
                     self.launch.row_levels(panel.levels, down, across, unit, results)?;
                     self.launch.product(
-                        plan.product_kind,
+                        sweep.product_kind,
                         Product::RowsColumns,
                         g,
                         rows.y.starting_at(0),
                         m as u32,
-                        plan.x_splits,
+                        sweep.x_splits,
                         parts,
                         Mix::new(0, 0, levels, false),
+                        Band::default(),
                         to_x.rows(first, count),
                     )?;
                 }
@@ -1249,31 +1536,25 @@ impl Pass<'_> {
             self.launch.reduce_groups(each, count, chunk, scale, chunks)?;
             let chunk_count = count.div_ceil(chunk);
             self.launch.reduce_groups(chunks, chunk_count, chunk_count, scale, groups)?;
-            self.launch.index_terms(&pairs, positive, groups, scale, terms)?;
+            let moment = if out.scale != 0 { plan.moment.at(base) } else { 0 };
+            let (mut positives, mut shares) = (pairs, Panel::NONE);
+            if let Some(band) = &pass.band {
+                if let Some(ranges) = &band.ranges {
+                    positives = self.ranges(ranges)?;
+                }
+                positives.flags |= POSITIVES;
+                let (sweep, mut moments) = (&band.sweep, 0);
+                if band.at_once {
+                    shares = self.panel(sweep, n, true, self.plan.operands.levels());
+                    moments = if moment != 0 { sweep.moments.at(base) } else { 0 };
+                }
+                self.terms(&band.terms, rows, positives, groups, shares, moments)?;
+            } else {
+                self.launch.index_terms(&pairs, positive, groups, scale, terms)?;
+            }
             self.totals(pass.totals, groups, (groups.sum, 0), loss)?;
             self.coefficients(groups, coefficients)?;
-            let finish = |to: Output, levels: Address, own: Operand, other: Operand| {
-                self.launch.one_pass_gradient(
-                    to,
-                    levels,
-                    side as u32,
-                    own.factor,
-                    other,
-                    n.min(m) as u32,
-                    positive,
-                    coefficients,
-                    scale,
-                    factor,
-                )
-            };
-            if want_x {
-                finish(to_x, row_levels, rows.x, rows.y)?;
-            }
-            if want_y {
-                finish(to_y, column_levels[newest], rows.y, rows.x)?;
-            }
-            if out.scale != 0 {
-                let moment = plan.moment.at(base);
+            if moment != 0 {
                 self.launch.one_pass_moment(
                     rows_of_tiles,
                     count,
@@ -1283,10 +1564,79 @@ impl Pass<'_> {
                     scale,
                     moment,
                 )?;
+            }
+            let matches = self.matches(pass, &pairs, coefficients)?;
+            let finish = |to: Output, own: Sums, more: Sums, rows: [Operand; 2], matches| {
+                let ([own_rows, other], side) = (rows, side as u32);
+                self.launch.one_pass_gradient(
+                    to,
+                    own,
+                    more,
+                    side,
+                    own_rows.factor,
+                    other,
+                    &pairs,
+                    matches,
+                    coefficients,
+                    scale,
+                    factor,
+                )
+            };
+            let column_sums = Sums::new(columns, column_levels[newest]);
+            let none = Sums::default();
+            if want_x {
+                let more = if shape.shared { column_sums } else { none };
+                let matches = matches.of(true, shape.shared);
+                finish(to_x, Sums::new(to_x, row_levels), more, [rows.x, rows.y], matches)?;
+            }
+            if want_y {
+                finish(to_y, column_sums, none, [rows.y, rows.x], matches.of(false, true))?;
+            }
+            let to = [want_x.then_some(to_x), want_y.then_some(to_y)];
+            if let Some(BandPlan { sweep, terms, at_once: true, factors, .. }) = &pass.band {
+                let factors = factors.at(base);
+                self.launch.share_factors(coefficients, factor, factors)?;
+                if moment != 0 {
+                    let moments = sweep.moments.at(base);
+                    let blocks = terms.walk.blocks(Tile::Small, n) as u32;
+                    self.launch.sum_scaled_moments(moments, blocks, factors, true, moment)?;
+                }
+                self.products(sweep, rows, &positives, shares, 0, factors + 4, to)?;
+            } else if let Some(BandPlan { sweep, .. }) = &pass.band {
+                self.sweep(sweep, rows, &positives, coefficients, factor, to, moment)?;
+            }
+            if moment != 0 {
                 self.launch.scale_gradient(moment, scale, factor, out.scale)?;
             }
             self.finish(to_x, to_y, out)
         }
+    }
+
+    /// The positive pairs of a pass over the negatives, where a row has one. Safety as for [`Pass`].
+    unsafe fn matches(
+        &self,
+        plan: &OnePassPlan,
+        pairs: &Pairs,
+        coefficients: Coefficients,
+    ) -> Result<Matches> {
+        if plan.band.is_some() {
+            return Ok(Matches::default());
+        }
+        let base = self.base;
+        let (positive, weights) = (plan.positive.at(base), plan.weights.at(base));
+        let scale = self.saved.scale.at(self.saved_base);
+        let mut matches = Matches::new(weights);
+        // SAFETY: as in `forward`.
+        unsafe {
+            self.launch.positive_weights(pairs, positive, coefficients, scale, weights)?;
+            if let Some(IndexPlan { keys, starts }) = &plan.index {
+                let keys = keys.of(pairs.index, base);
+                (matches.order, matches.starts) = (keys.order, starts.at(base));
+                self.launch.sort_keys(keys, None)?;
+                self.launch.key_starts(keys.sorted, keys.count, pairs.columns, matches.starts)?;
+            }
+        }
+        Ok(matches)
     }
 
     fn rows(&self) -> Rows {
@@ -1300,14 +1650,22 @@ impl Pass<'_> {
         unsafe { Rows::prepare(operands, embeddings, &self.launch, &self.input, self.base) }
     }
 
-    /// The pairs, with the key ranges of a tile size.
+    /// The pairs as the passes see them, with the key ranges of a tile size.
     unsafe fn ranges(&self, plan: &KeyRanges) -> Result<Pairs> {
-        let mut pairs = self.input.pairs;
+        let base = self.base;
+        let mut pairs = match &self.plan.embeddings.order {
+            Some(order) => order.pairs(self.input.pairs, base),
+            None => self.input.pairs,
+        };
+        let [row_bands, column_bands] =
+            plan.bands.map_or([0; 2], |bands| bands.map(|b| b.at(base)));
         pairs.ranges = Ranges {
-            row_labels: plan.row_labels.at(self.base),
-            column_labels: plan.column_labels.at(self.base),
-            row_ids: plan.row_ids.at(self.base),
-            column_ids: plan.column_ids.at(self.base),
+            row_labels: plan.row_labels.at(base),
+            column_labels: plan.column_labels.at(base),
+            row_ids: plan.row_ids.at(base),
+            column_ids: plan.column_ids.at(base),
+            row_bands,
+            column_bands,
         };
         let Pairs { rows, columns, ranges, .. } = pairs;
         // SAFETY: as in `forward`.
@@ -1322,9 +1680,21 @@ impl Pass<'_> {
             fill(pairs.row_ids, rows, ranges.row_ids)?;
             fill(pairs.column_ids, columns, ranges.column_ids)?;
         }
+        if plan.bands.is_some() {
+            let tiles = |count: u32| count.div_ceil(plan.tile.side() as u32);
+            let (down, across) = (tiles(rows), tiles(columns));
+            let Ranges { row_labels, column_labels, .. } = ranges;
+            // SAFETY: as in `forward`.
+            unsafe {
+                let (rows, columns, launch) = (row_labels, column_labels, &self.launch);
+                launch.key_bands(columns, across, rows, down, 0, column_bands)?;
+                launch.key_bands(rows, down, columns, across, column_bands, row_bands)?;
+            }
+        }
         Ok(pairs)
     }
 }
+
 /// The groups of negatives, one a row or one in all as `groups` says; gives the address of every
 /// row's Z. Safety as for [`Pass`].
 #[allow(clippy::too_many_arguments)] // the operands and results of a pass
@@ -1421,7 +1791,8 @@ impl SimilarityPlan {
             let Rows { x, y } =
                 Rows::prepare(&self.operands, &self.embeddings, launch, input, base)?;
             let depth = depth as u32;
-            launch.product(self.kind, product, x, y, depth, splits, 0, Mix::default(), out)
+            let (mix, band) = (Mix::default(), Band::default());
+            launch.product(self.kind, product, x, y, depth, splits, 0, mix, band, out)
         }
     }
 }

@@ -1,0 +1,110 @@
+//! Room: engines, CUDA. Launches of the kernels that put rows in the order of their keys
+//! (kernels/order.cu); as launch.rs, of which it is a part.
+
+use cudarc::driver::{CudaFunction, DeviceRepr, PushKernelArg};
+
+use super::{Address, Destination, Launcher, Operand, THREADS, WARPS, blocks, configuration};
+use crate::Result;
+
+/// Twin of Keys (kernels/order.cu): `count` u32 each, and twice as many of `other`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::cuda) struct Keys {
+    pub keys: Address,
+    pub sorted: Address,
+    /// Where the sorted keys come from.
+    pub order: Address,
+    /// Memory to sort by way of.
+    pub other: Address,
+    pub count: u32,
+}
+
+// SAFETY: plain data laid out as C lays it out, field by field as in the kernel's file.
+unsafe impl DeviceRepr for Keys {}
+
+/// Threads of the block that sorts.
+const SORT_THREADS: u32 = 1024;
+/// Rows of a block that copies.
+const COPY_ROWS: usize = 32;
+
+#[allow(clippy::too_many_arguments)] // one for each of a kernel's
+impl Launcher<'_> {
+    /// Sorts one set of keys, stably, or two.
+    pub unsafe fn sort_keys(&self, one: Keys, other: Option<Keys>) -> Result<()> {
+        let grid = if other.is_some() { 2 } else { 1 };
+        let other = other.unwrap_or(one);
+        launch!(self, &self.table.order.sort_keys, grid, SORT_THREADS, &one, &other)
+    }
+
+    /// `to` = the keys `from` in this order; `count` u32 each.
+    pub unsafe fn gather_keys(
+        &self,
+        from: Address,
+        order: Address,
+        count: u32,
+        to: Address,
+    ) -> Result<()> {
+        let grid = blocks(count as usize);
+        let function = &self.table.order.gather_keys;
+        launch!(self, function, grid, THREADS, &from, &order, &count, &to)
+    }
+
+    /// `starts`: groups + 1 u32, of `count` sorted keys.
+    pub unsafe fn key_starts(
+        &self,
+        sorted: Address,
+        count: u32,
+        groups: u32,
+        starts: Address,
+    ) -> Result<()> {
+        let grid = blocks(groups as usize + 1);
+        let function = &self.table.order.key_starts;
+        launch!(self, function, grid, THREADS, &sorted, &count, &groups, &starts)
+    }
+
+    /// `bands`: `count` pairs of u32, of as many ranges in `own` and `others` in `other`; `back`:
+    /// the others' bands, or 0.
+    pub unsafe fn key_bands(
+        &self,
+        own: Address,
+        count: u32,
+        other: Address,
+        others: u32,
+        back: Address,
+        bands: Address,
+    ) -> Result<()> {
+        let grid = (count as usize).div_ceil(WARPS);
+        let function = &self.table.order.key_bands;
+        launch!(self, function, grid, THREADS, &own, &count, &other, &others, &back, &bands)
+    }
+
+    /// `out` = the rows of `x` in this order (0: as they lie): rows × depth elements of x's type,
+    /// in aligned rows.
+    pub unsafe fn gather_rows(
+        &self,
+        x: Operand,
+        order: Address,
+        rows: u32,
+        depth: u32,
+        out: Operand,
+    ) -> Result<()> {
+        let grid = (rows as usize).div_ceil(COPY_ROWS);
+        let function = &self.table.order.gather_rows;
+        let Operand { data, stride, .. } = out;
+        launch!(self, function, grid, THREADS, &x, &order, &rows, &depth, &data, &stride)
+    }
+
+    /// Rows of `out`, in its element type, from those of `from`, which are in this order (0: in that
+    /// of `out`); f32 of out's shape in aligned rows.
+    pub unsafe fn scatter_rows(
+        &self,
+        from: Operand,
+        order: Address,
+        out: Destination,
+    ) -> Result<()> {
+        let grid = (out.rows as usize).div_ceil(COPY_ROWS);
+        let function = &self.table.order.scatter_rows;
+        let Operand { data, stride, .. } = from;
+        launch!(self, function, grid, THREADS, &data, &stride, &order, &out)
+    }
+}
