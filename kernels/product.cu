@@ -72,7 +72,7 @@ struct Band {
         const unsigned slices = (all.y - all.x + 31) / 32;
         const unsigned first = all.x + slices * min(number, count) / count * 32;
         const unsigned end = all.x + slices * min(number + 1, count) / count * 32;
-        return make_uint2(first, min(end, all.y));
+        return make_uint2(min(first, all.y), min(end, all.y));
     }
 };
 

@@ -112,6 +112,8 @@ __device__ __forceinline__ void keep(Tile& tile, const Operand& x, const Operand
         apply_factors(tile, x, y, pairs, i0, j0);
         if (panel.levels) {
             const float exponent = raise(tile, scratch.maxima);
+            // The next tile's product takes the shared memory back.
+            __syncthreads();
             const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
             if (threadIdx.x == 0)
                 panel.levels[i0 / Tile::SIDE * across + j0 / Tile::SIDE] = Level{0.0f, exponent};
@@ -137,6 +139,14 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
     const unsigned first = band.x + walk.split() * each, end = min(first + each, band.y);
     const long long offset =
         static_cast<long long>(walk.split() * Tile::PARTS + Tile::part()) * pairs.rows;
+    const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
+    if (panel.levels) {
+        // Beyond the band nothing is stored.
+        for (unsigned j = walk.split() * Tile::THREADS + threadIdx.x; j < across;
+             j += walk.splits * Tile::THREADS)
+            if (j < band.x || j >= band.y)
+                panel.levels[i0 / Tile::SIDE * across + j] = no_level();
+    }
     if (first >= end) {
         // Most splits of a narrow band.
 #pragma unroll

@@ -119,7 +119,7 @@ fn count(
     mining: Mining,
     (n, d): (usize, usize),
 ) -> Option<Value> {
-    count_calls(test, engine, |cuda| {
+    count_calls(test, engine, Some(Tile::Large), |cuda| {
         let mut problem = Problem::new(loss, 10.0, (n, n, d)).with_mining(mining);
         Random::new(1).embeddings(&mut problem);
         let problem = problem.rounded_to(dtype);
@@ -135,8 +135,16 @@ fn count(
 }
 
 /// The counters of these calls.
-fn count_calls(test: &str, engine: TileEngine, calls: impl Fn(&mut Cuda)) -> Option<Value> {
-    let mut cuda = emulator(test)?.with_tile(Tile::Large).with_tile_engine(engine);
+fn count_calls(
+    test: &str,
+    engine: TileEngine,
+    tile: Option<Tile>,
+    calls: impl Fn(&mut Cuda),
+) -> Option<Value> {
+    let mut cuda = emulator(test)?.with_tile_engine(engine);
+    if let Some(tile) = tile {
+        cuda = cuda.with_tile(tile);
+    }
     if is_child() {
         calls(&mut cuda);
         cuda.0.stream().synchronize().unwrap();
@@ -159,7 +167,10 @@ fn number(value: &Value, key: &str) -> f64 {
 
 /// The launches of the second step.
 fn second_step(counters: &Value) -> &[Value] {
-    let launches = counters["launches"].as_array().unwrap();
+    second_half(counters["launches"].as_array().unwrap())
+}
+
+fn second_half(launches: &[Value]) -> &[Value] {
     assert!(
         launches.len() >= 10 && launches.len().is_multiple_of(2),
         "{} launches",
@@ -178,11 +189,11 @@ fn a_second_step_neither_waits_nor_allocates() {
     let loss = Named::CrossExampleSoftmax;
     let counters = count(test, TileEngine::Sm80, loss, DType::F32, Mining::All, (N, D));
     let Some(counters) = counters else { return };
-    neither_waits_nor_allocates(&counters);
+    neither_waits_nor_allocates(second_step(&counters));
 }
 
-fn neither_waits_nor_allocates(counters: &Value) {
-    for launch in second_step(counters) {
+fn neither_waits_nor_allocates(step: &[Value]) {
+    for launch in step {
         let kernel = &launch["kernel"];
         assert_eq!(number(launch, "host_syncs_before"), 0.0, "{kernel}");
         assert_eq!(number(launch, "allocations_before"), 0.0, "{kernel}");
@@ -197,7 +208,7 @@ fn a_second_step_with_mining_neither_waits_nor_allocates() {
     let counters =
         count(test, TileEngine::Sm80, loss, DType::F32, Mining::Hardest(50), (3 * SIDE, 4));
     let Some(counters) = counters else { return };
-    neither_waits_nor_allocates(&counters);
+    neither_waits_nor_allocates(second_step(&counters));
 }
 
 /// A forward pass without mining, one with, and the backward pass of the latter.
@@ -205,7 +216,7 @@ fn a_second_step_with_mining_neither_waits_nor_allocates() {
 fn mining_costs_a_small_part_of_a_pass_over_the_pairs() {
     let test = "mining_costs_a_small_part_of_a_pass_over_the_pairs";
     let n = 5 * SIDE;
-    let counters = count_calls(test, TileEngine::Simt, |cuda| {
+    let counters = count_calls(test, TileEngine::Simt, Some(Tile::Large), |cuda| {
         let mut problem = Problem::new(Named::CrossExampleSoftmax, 10.0, (n, n, D));
         Random::new(1).embeddings(&mut problem);
         let uploaded = Uploaded::<Cuda, f32>::new(cuda, &problem, (0, 0), false);
@@ -328,4 +339,101 @@ fn cross_example_in_f32_takes_three_products_of_three() {
 fn row_softmax_in_f16_takes_four_products() {
     let test = "row_softmax_in_f16_takes_four_products";
     tensor_core_floors(test, Named::InBatchSoftmax, DType::F16, 4);
+}
+
+/// A problem of each of `problems`, in bf16, so often.
+fn count_problems(
+    test: &str,
+    tile: Option<Tile>,
+    times: usize,
+    problems: impl Fn() -> Vec<Problem>,
+) -> Option<Vec<Vec<Value>>> {
+    let counters = count_calls(test, TileEngine::Sm80, tile, |cuda| {
+        for mut problem in problems() {
+            Random::new(1).embeddings(&mut problem);
+            let problem = problem.rounded_to(DType::Bf16);
+            let uploaded = Uploaded::<Cuda, half::bf16>::new(cuda, &problem, (0, 0), false);
+            // What follows is told apart by this.
+            cuda.0.stream().synchronize().unwrap();
+            let loss = AnyLoss::of(&problem);
+            for _ in 0..times {
+                loss.loss_and_gradients(&mut cuda.0, uploaded.batch()).unwrap();
+            }
+        }
+    })?;
+    let launches = counters["launches"].as_array().unwrap();
+    let calls = launches.chunk_by(|_, next| number(next, "host_syncs_before") == 0.0);
+    let calls: Vec<Vec<Value>> = calls.map(<[Value]>::to_vec).collect();
+    assert_eq!(calls.len(), problems().len());
+    Some(calls)
+}
+
+fn sum(launches: &[Value], key: &str) -> f64 {
+    launches.iter().map(|launch| number(launch, key)).sum()
+}
+
+/// Classes of one size, in an order of no meaning.
+fn shuffled_classes(count: usize, size: usize, seed: u64) -> Vec<u32> {
+    let mut labels: Vec<u32> = (0..count).map(|i| (i / size) as u32).collect();
+    let mut random = Random::new(seed);
+    for i in (1..count).rev() {
+        labels.swap(i, random.below(i + 1));
+    }
+    labels
+}
+
+#[test]
+fn cross_example_takes_three_products_whatever_the_positives() {
+    let test = "cross_example_takes_three_products_whatever_the_positives";
+    let problems = || {
+        let new = || Problem::new(Named::CrossExampleSoftmax, 10.0, (N, N, D));
+        let labels =
+            |size| new().with_labels(&shuffled_classes(N, size, 2), &shuffled_classes(N, size, 3));
+        let shared = |problem| Problem { y: None, ..problem };
+        let index: Vec<u32> = (0..N as u32).map(|i| (i * 5 % N as u32) ^ 1).collect();
+        let classes = shuffled_classes(N, 4, 4);
+        vec![
+            new().with_index(&index),
+            shared(new().with_index(&index)),
+            labels(4),
+            shared(new().with_labels(&classes, &classes)),
+            labels(N / 2),
+        ]
+    };
+    let Some(calls) = count_problems(test, Some(Tile::Small), 2, problems) else { return };
+    let product = (2 * N * N * D) as f64;
+    // The band of small classes is a tile in each row of tiles. Of two classes it is half of all
+    // tiles, and they hold no negatives, which two of the three products leave out.
+    let band = 32.0 / N as f64;
+    let small = 3.0 + 3.0 * band;
+    for (call, products) in calls.iter().zip([3.0, 3.0, small, small, 2.0 + 3.0 * 0.5]) {
+        let step = second_half(call);
+        assert_eq!(sum(step, "mma_flops") / product, products);
+        neither_waits_nor_allocates(step);
+        for launch in step.iter().filter(|launch| number(launch, "mma_flops") > 0.0) {
+            assert_eq!(number(launch, "bank_conflicts"), 0.0, "{}", launch["kernel"]);
+        }
+    }
+}
+
+/// Against the same loss with the diagonal as positives, in thread instructions.
+#[test]
+fn labels_in_any_order_cost_little_more_than_the_diagonal() {
+    let test = "labels_in_any_order_cost_little_more_than_the_diagonal";
+    let n = 1024;
+    let losses = [Named::InBatchSoftmax, Named::CrossExampleSoftmax];
+    let problems = || {
+        let both = |loss| {
+            let diagonal = Problem::new(loss, 10.0, (n, n, D));
+            let (rows, columns) = (shuffled_classes(n, 64, 2), shuffled_classes(n, 64, 3));
+            [diagonal.clone(), diagonal.with_labels(&rows, &columns)]
+        };
+        losses.into_iter().flat_map(both).collect()
+    };
+    let Some(calls) = count_problems(test, None, 1, problems) else { return };
+    for (loss, calls) in losses.iter().zip(calls.chunks(2)) {
+        let [diagonal, labels] = [0, 1].map(|call| sum(&calls[call], "thread_instructions"));
+        println!("{loss:?}: {:.3} of {diagonal}", labels / diagonal);
+        assert!(labels < 1.15 * diagonal, "{loss:?}: {labels} and {diagonal}");
+    }
 }

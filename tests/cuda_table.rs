@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::cases::{Case, Part, part};
+use common::cases::{self, Case, Part, part};
 use common::cuda::{Cuda, full_table};
 use common::run::{run_case, run_cases, run_cases_each};
 use metric_kernels::engine::cuda::Tile;
@@ -61,6 +61,14 @@ fn small_tiles_whatever_the_shape() {
 fn large_tiles_whatever_the_shape() {
     let Some(cuda) = Cuda::open("large_tiles_whatever_the_shape") else { return };
     run_cases(&mut cuda.with_tile(Tile::Large), &some(65 * 65 * 64));
+}
+
+/// Two classes, whose bands are long enough for sums in parts.
+#[test]
+fn bands_in_parts() {
+    let Some(cuda) = Cuda::open("bands_in_parts") else { return };
+    let case = cases::two_classes(1100, 8);
+    run_cases(&mut cuda.with_tile(Tile::Large), &[case]);
 }
 
 #[test]

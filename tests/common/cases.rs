@@ -349,6 +349,16 @@ fn labels(cases: &mut Vec<Case>) {
     }
 }
 
+/// A cross-example loss over two classes of about half the batch each.
+pub fn two_classes(n: usize, d: usize) -> Case {
+    let mut random = Random::new(56);
+    let mut problem = Problem::new(Named::CrossExampleSoftmax, 3.0, (n, n, d));
+    random.embeddings(&mut problem);
+    let (rows, cols) = (random.labels(n, 2), random.labels(n, 2));
+    problem.dtype = DType::F16;
+    case(Part::Sizes, problem.with_labels(&rows, &cols).rounded_to(DType::F16), "two classes")
+}
+
 /// Anchors and candidates whose similarities are exact in f32 and all element types, and why.
 fn hard_to_choose_from() -> Vec<(Problem, &'static str)> {
     let of = |(n, m, d), x: Vec<f32>, y: Vec<f32>, scale: f32| {
