@@ -104,14 +104,18 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
                                                          depth, storage);
     Cells<Tile> cells;
     const bool plain = all_negative<Tile>(pairs, i0, j0);
-    if (!plain) cells.classify(pairs, i0, j0);
+    if (!plain) {
+        cells.classify(pairs, i0, j0);
+        // Nobody asks where those of labels are.
+        if (!positive) cells.positive.clear();
+    }
     float top = -INFINITE;
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r)
 #pragma unroll
         for (int c = 0; c < Tile::COLUMNS; ++c) {
             const float similarity = tile.at(r, c);
-            if (!plain && positive && cells.positive.get(r, c))
+            if (!plain && cells.positive.get(r, c))
                 positive[ptx::opaque(i0) + Tile::row(r)] = similarity;
             if (plain || cells.negative.get(r, c)) top = fmaxf(top, similarity);
         }
