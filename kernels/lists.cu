@@ -10,6 +10,8 @@
 #include "epilogue/terms.cuh"
 #include "ptx/match.cuh"
 #include "ptx/shuffle.cuh"
+#include "row_lists.cuh"
+#include "search.cuh"
 #include "tile/element.cuh"
 
 using namespace epilogue;
@@ -29,8 +31,9 @@ __device__ __forceinline__ unsigned length(const List& list) {
 // ---- The search ----------------------------------------------------------------------------------
 
 // Begins the search for the k hardest of each group; until it has found anything all pairs are
-// taken. For k = 0 it is over at once, and none are. `by_row`: group i is row first + i. row_above, column_above: the bits of ~row and ~column that no
-// digit covers, 1 in every pair. gate: nothing is done where it is 0; may be null.
+// taken. For k = 0 it is over at once, and none are. `by_row`: group i is row first + i. row_above,
+// column_above: the bits of ~row and ~column that no digit covers, 1 in every pair. gate: nothing is
+// done where it is 0; may be null.
 // Grid: ceil(count / 256).
 extern "C" __global__ void __launch_bounds__(THREADS)
     begin_search(unsigned long long k, unsigned first, unsigned count, int by_row,
@@ -65,121 +68,396 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (i < count) words[i] = 0;
 }
 
-// Chooses the next digit of every group from how many pairs have each, and moves its cut: from the
-// k-th hardest on, as far as the digits tell. Clears the counters for the next digit.
-template <int THREADS, class Count>
-__device__ __forceinline__ void choose(const Step& step, Count* counters, Search* searches,
-                                       Cut* cuts) {
-    __shared__ unsigned long long sums[THREADS];
-    Search search = searches[blockIdx.x];
-    if (search.settled) return;
-    const unsigned size = 1u << step.bits;
-    Count* counts = counters + static_cast<long long>(blockIdx.x) * size;
-    // Each thread takes some digits, thread 0 the largest.
-    const unsigned each = (size + THREADS - 1) / THREADS;
-    const unsigned first = threadIdx.x * each;
-    unsigned long long own = 0;
-    for (unsigned i = first; i < first + each && i < size; ++i) own += counts[size - 1 - i];
-    sums[threadIdx.x] = own;
-    __syncthreads();
-#pragma unroll 1
-    for (int reach = 1; reach < THREADS; reach *= 2) {
-        const unsigned long long before = threadIdx.x >= reach ? sums[threadIdx.x - reach] : 0;
-        __syncthreads();
-        sums[threadIdx.x] += before;
-        __syncthreads();
-    }
-    const unsigned long long end = sums[threadIdx.x];
-    unsigned long long begin = end - own;
-    if (sums[THREADS - 1] <= search.left) {
-        // All of them: only at the first digit.
-        if (threadIdx.x == 0) searches[blockIdx.x].settled = 1;
-    } else if (begin < search.left && search.left <= end) {
-        unsigned digit = size - 1 - first;
-        while (begin + counts[digit] < search.left) begin += counts[digit--];
-        search.left -= begin;
-        search.settled = counts[digit] == search.left;
-        if (step.word == 0) search.key |= digit << step.shift;
-        if (step.word == 1) search.row |= digit << step.shift;
-        if (step.word == 2) search.column |= digit << step.shift;
-        searches[blockIdx.x] = search;
-        // The least pair with these digits. Words not searched yet are 0: every row and column.
-        cuts[blockIdx.x] = Cut{similarity_of(search.key), ~search.row, ~search.column, search.key};
-    }
-    __syncthreads();
-    for (unsigned i = first; i < first + each && i < size; ++i) counts[size - 1 - i] = 0;
-}
-
-// Counters: 2^bits a group. Grid: the groups; one for the matrix. Few threads for each row: there
-// are many rows, and a row's digits are short.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    choose_matrix(Step step, unsigned long long* counters, Search* searches, Cut* cuts) {
-    choose<THREADS>(step, counters, searches, cuts);
-}
+// A digit of every row's search, from counters: 2^bits a row, cleared. Grid: the rows; few threads for
+// each: there are many rows, and a row's digits are short.
 extern "C" __global__ void __launch_bounds__(32)
     choose_rows(Step step, unsigned* counters, Search* searches, Cut* cuts) {
-    choose<32>(step, counters, searches, cuts);
+    __shared__ unsigned long long sums[32];
+    const unsigned row = blockIdx.x;
+    if (searches[row].settled) return;
+    unsigned* counts = counters + (static_cast<long long>(row) << step.bits);
+    search::choose(step, counts, searches + row, cuts + row, sums);
 }
 
-// Counts the pairs of a list that have each digit, as mining.cu does those of tiles. Counters: 2^bits
-// a group, added to; those of rows from row `first` on. Grid-stride.
+// As count_matrix (mining.cu), of the pairs of a list. Grid-stride.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    count_list_matrix(List list, Step step, const Search* search, unsigned long long* counters) {
-    __shared__ unsigned counts[2048];
+    count_list(List list, Step step, Search* search, Cut* cut, unsigned long long* counters) {
+    __shared__ unsigned counts[1 << search::MATRIX_BITS];
+    __shared__ unsigned long long sums[THREADS];
     const unsigned count = length(list);
-    if (search->settled || blockIdx.x * THREADS >= count) return;
-    for (unsigned i = threadIdx.x; i < 2048; i += THREADS) counts[i] = 0;
-    __syncthreads();
     const Search found = *search;
-    for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS) {
-        // Only the key is needed, but for ties.
-        const unsigned row = step.word > 0 ? list.row[i] : 0;
-        const unsigned column = step.word > 1 ? list.column[i] : 0;
-        unsigned digit;
-        if (digit_of(found, step, list.similarity[i], row, column, digit))
-            atomicAdd(&counts[digit], 1u);
+    if (found.settled) return;
+    if (blockIdx.x * THREADS < count) {
+        for (unsigned i = threadIdx.x; i < 1 << search::MATRIX_BITS; i += THREADS) counts[i] = 0;
+        __syncthreads();
+        for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS) {
+            // Only the key is needed, but for ties.
+            const unsigned row = step.word > 0 ? list.row[i] : 0;
+            const unsigned column = step.word > 1 ? list.column[i] : 0;
+            unsigned digit;
+            if (digit_of(found, step, list.similarity[i], row, column, digit))
+                atomicAdd(&counts[digit], 1u);
+        }
+        __syncthreads();
+        for (unsigned i = threadIdx.x; i < 1 << search::MATRIX_BITS; i += THREADS)
+            if (counts[i] != 0) atomicAdd(&counters[i], static_cast<unsigned long long>(counts[i]));
     }
-    __syncthreads();
-    for (unsigned i = threadIdx.x; i < 2048; i += THREADS)
-        if (counts[i] != 0) atomicAdd(&counters[i], static_cast<unsigned long long>(counts[i]));
+    search::choose_last(step, counters, search, cut, sums);
 }
+
+// ---- Guesses -------------------------------------------------------------------------------------
+
+// A sample, as mining.cu leaves it: [rows][width], tiles of `side` by `side`; column p is of the tile
+// p / side * stride of a line. Where a guess is made, `rank` pairs of the sample, or a few more, are
+// not below the cut. Twin of launch::Guess.
+struct Guess {
+    const float* values;
+    unsigned width;
+    unsigned side;
+    unsigned stride;
+    unsigned rank;
+};
+
+__device__ __forceinline__ bool is_pair(float value) { return __float_as_uint(value) != NO_PAIR; }
+
+// A guess at the cut of each row, of which `slack` pairs more than the rank will do, and the sample's
+// pairs up to there, into empty lists. Grid: ceil(rows / 32).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    count_list_rows(List list, Step step, const Search* searches, unsigned first,
-                    unsigned* counters) {
-    const unsigned count = length(list);
-    for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS) {
-        const unsigned row = list.row[i];
-        const unsigned column = step.word > 1 ? list.column[i] : 0;
-        const Search found = searches[row];
-        unsigned digit;
-        if (!found.settled && digit_of(found, step, list.similarity[i], row, column, digit))
-            atomicAdd(&counters[(static_cast<long long>(row - first) << step.bits) + digit], 1u);
+    guess_rows(Guess guess, unsigned slack, unsigned first_row, unsigned count, RowLists lists,
+               Cut* cuts) {
+    const unsigned row = thread_index() / rows::LANES;
+    if (row >= count) return;
+    const rows::Group group;
+    const float4* fours = reinterpret_cast<const float4*>(
+        guess.values + static_cast<long long>(row) * guess.width);
+    const unsigned end = guess.width / 4;
+    // What is no pair is no number.
+    float least = INFINITE, most = -INFINITE;
+#pragma unroll 2
+    for (unsigned i = group.lane; i < end; i += rows::LANES) {
+        const float4 four = fours[i];
+        least = fminf(fminf(least, fminf(four.x, four.y)), fminf(four.z, four.w));
+        most = fmaxf(fmaxf(most, fmaxf(four.x, four.y)), fmaxf(four.z, four.w));
     }
+    // At least `rank` are not below `low`, if there are so many at all; fewer are not below `high`,
+    // unless it is the largest.
+    float low = group.least(least), high = group.most(most);
+    float many = guess.width, few = 1.0f;
+    // Not far off: at least LANES are not below it.
+    float cut = group.least(most);
+    unsigned own, found;
+#pragma unroll 1
+    for (unsigned turn = 0;; ++turn) {
+        const bool last = !(low < cut && cut < high);
+        if (last) cut = low;
+        own = 0;
+#pragma unroll 2
+        for (unsigned i = group.lane; i < end; i += rows::LANES) {
+            const float4 four = fours[i];
+            own += (four.x >= cut) + (four.y >= cut) + (four.z >= cut) + (four.w >= cut);
+        }
+        found = group.sum(own);
+        if (last || (found >= guess.rank && found <= guess.rank + slack)) break;
+        if (found > guess.rank)
+            low = cut, many = found;
+        else
+            high = cut, few = max(found, 1u);
+        cut = rows::interpolate(low, many, high, few, guess.rank + 0.5f * slack);
+        // By halves of the similarity, then of the key, if that leads nowhere.
+        if (turn > 4 || !(low < cut && cut < high)) cut = 0.5f * low + 0.5f * high;
+        if (turn > 16) {
+            const unsigned first = order_key(low);
+            cut = similarity_of(first + (order_key(high) - first) / 2);
+        }
+    }
+    const bool all = found < guess.rank;
+    if (all) {
+        own = 0;
+#pragma unroll 1
+        for (unsigned i = group.lane; i < end; i += rows::LANES) {
+            const float4 four = fours[i];
+            own += is_pair(four.x) + is_pair(four.y) + is_pair(four.z) + is_pair(four.w);
+        }
+        found = group.sum(own);
+    }
+    unsigned to = group.before(own);
+    Word* words = lists.words + static_cast<long long>(row) * lists.capacity;
+#pragma unroll 1
+    for (unsigned i = group.lane; i < end; i += rows::LANES) {
+        const float4 four = fours[i];
+        const float each[4] = {four.x, four.y, four.z, four.w};
+        if (!all && fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w)) < cut) continue;
+#pragma unroll
+        for (unsigned e = 0; e < 4; ++e) {
+            if (all ? !is_pair(each[e]) : !(each[e] >= cut)) continue;
+            const unsigned p = i * 4 + e;
+            const unsigned column = p / guess.side * guess.stride * guess.side + p % guess.side;
+            if (to < lists.capacity) words[to] = word_of(order_key(each[e]), column);
+            ++to;
+        }
+    }
+    if (group.lane != 0) return;
+    lists.counts[row] = found;
+    cuts[first_row + row] = all ? no_cut() : Cut{cut, 0xffffffffu, 0xffffffffu, order_key(cut)};
+}
+
+constexpr int SEARCH_THREADS = 1024;
+
+// The same for the whole matrix, of tiles `across` to a row of tiles, into an empty list. Grid 1.
+extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
+    guess_matrix(Guess guess, unsigned across, List list, Cut* cut) {
+    __shared__ unsigned counts[1 << search::MATRIX_BITS];
+    __shared__ unsigned long long sums[SEARCH_THREADS];
+    __shared__ Search state;
+    __shared__ Cut found;
+    if (threadIdx.x == 0) {
+        state = Search{guess.rank, 0, 0, 0, 0};
+        found = no_cut();
+    }
+    for (unsigned i = threadIdx.x; i < 1 << search::MATRIX_BITS; i += SEARCH_THREADS) counts[i] = 0;
+    __syncthreads();
+    const unsigned count = guess.width * guess.side;
+    // Two digits: the better part of the similarity will do. Those of one bin of the first are next
+    // to one another.
+    float low = -INFINITE, high = INFINITE;
+#pragma unroll 1
+    for (unsigned digit = 2; digit > 0 && !state.settled; --digit) {
+        const unsigned shift = digit * search::MATRIX_BITS;
+        const Step step{0, shift, min(search::MATRIX_BITS, 32 - shift)};
+        const unsigned mask = (1u << step.bits) - 1;
+#pragma unroll 4
+        for (unsigned i = threadIdx.x; i < count; i += SEARCH_THREADS) {
+            const float value = guess.values[i];
+            if (low <= value && value <= high) atomicAdd(&counts[order_key(value) >> shift & mask], 1u);
+        }
+        __syncthreads();
+        search::choose(step, counts, &state, &found, sums);
+        low = similarity_of(state.key);
+        high = similarity_of(state.key | ((1u << shift) - 1));
+    }
+    const float least = found.similarity;
+    const bool all = found.key == 0;
+#pragma unroll 4
+    for (unsigned i = threadIdx.x; i < count; i += SEARCH_THREADS) {
+        const float value = guess.values[i];
+        if (all ? !is_pair(value) : !(value >= least)) continue;
+        const unsigned p = i % guess.width;
+        const unsigned tile = p / guess.side * guess.stride;
+        const unsigned long long to = atomicAdd(list.count, 1ull);
+        if (to >= list.capacity) continue;
+        list.similarity[to] = value;
+        list.row[to] = tile / across * guess.side + i / guess.width;
+        list.column[to] = tile % across * guess.side + p % guess.side;
+    }
+    if (threadIdx.x == 0) *cut = found;
+}
+
+// Judges a list that was collected by a guess. Where not all tiles have been looked at (`is_last` is
+// 0), the cut becomes that of the k hardest, or nothing is to be added any more where pairs are lost.
+// At last, where it has lost pairs, or has fewer than k that the cut includes, for all that there was
+// one, `lost` is 1, it begins anew, and the search is one of all pairs. Else the
+// search is in the list; where it is long, it is only begun here, and over if the list is lost.
+// row_above, column_above: the bits of ~row and ~column that so many digits do not cover. Grid 1.
+extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
+    search_list(List list, unsigned long long k, unsigned row_digits, unsigned column_digits,
+                unsigned row_above, unsigned column_above, int is_long, int is_last,
+                unsigned* lost, Search* search, Cut* cut) {
+    __shared__ unsigned counts[1 << search::MATRIX_BITS];
+    __shared__ unsigned long long sums[SEARCH_THREADS];
+    __shared__ Search state;
+    __shared__ Cut found;
+    __shared__ unsigned above;
+    const unsigned long long all = *list.count;
+    const unsigned least = cut->key;
+    if (threadIdx.x == 0) above = 0;
+    __syncthreads();
+    unsigned own = 0;
+    if (all <= list.capacity)
+        for (unsigned i = threadIdx.x; i < all; i += SEARCH_THREADS)
+            own += order_key(list.similarity[i]) >= least;
+    atomicAdd(&above, own);
+    __syncthreads();
+    const bool fails = all > list.capacity || (is_last && above < k && least != 0);
+    if (threadIdx.x == 0) {
+        const bool settled = fails ? is_long : all <= k;
+        state = Search{k, 0, row_above, column_above, settled};
+        found = !fails ? *cut : is_last ? no_cut() : empty_cut();
+    }
+    for (unsigned i = threadIdx.x; i < 1 << search::MATRIX_BITS; i += SEARCH_THREADS) counts[i] = 0;
+    __syncthreads();
+    const unsigned digits[3] = {3, row_digits, column_digits};
+#pragma unroll 1
+    for (unsigned word = 0; word < 3 && !is_long && !fails; ++word) {
+#pragma unroll 1
+        for (unsigned digit = digits[word]; digit > 0 && !state.settled; --digit) {
+            const unsigned shift = (digit - 1) * search::MATRIX_BITS;
+            const Step step{word, shift, min(search::MATRIX_BITS, 32 - shift)};
+            const Search before = state;
+            __syncthreads();
+            for (unsigned i = threadIdx.x; i < all; i += SEARCH_THREADS) {
+                const unsigned row = word > 0 ? list.row[i] : 0;
+                const unsigned column = word > 1 ? list.column[i] : 0;
+                unsigned place;
+                if (digit_of(before, step, list.similarity[i], row, column, place))
+                    atomicAdd(&counts[place], 1u);
+            }
+            __syncthreads();
+            search::choose(step, counts, &state, &found, sums);
+        }
+    }
+    if (threadIdx.x != 0) return;
+    *cut = found;
+    if (!is_last) return;
+    *search = state;
+    *lost = fails;
+    if (fails) *list.count = 0;
 }
 
 // ---- Lists ---------------------------------------------------------------------------------------
 
-// Whether a list has lost pairs: then `lost` is 1 and the list begins anew. Grid 1, block 1.
-extern "C" __global__ void judge_list(List list, unsigned* lost) {
-    *lost = *list.count > list.capacity;
-    if (*lost) *list.count = 0;
+// How many pairs of a list a cut includes of each row: counts, added to. Grid-stride.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    count_mined(List list, const Cut* cut, unsigned* counts) {
+    const unsigned count = length(list);
+    const Cut least = *cut;
+    for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS)
+        if (includes(least, list.similarity[i], list.row[i], list.column[i]))
+            atomicAdd(&counts[list.row[i]], 1u);
 }
 
-// The pairs that their cuts include, in no particular order, added to `to`. Grid-stride.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    keep_mined(List from, const Cut* cuts, unsigned cut_stride, List to) {
-    const unsigned count = length(from);
-    for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS) {
-        const unsigned row = from.row[i], column = from.column[i];
-        const float similarity = from.similarity[i];
-        if (!includes(cuts[static_cast<long long>(row) * cut_stride], similarity, row, column))
-            continue;
-        const unsigned long long at = atomicAdd(to.count, 1ull);
-        if (at >= to.capacity) continue;
-        to.similarity[at] = similarity;
-        to.row[at] = row;
-        to.column[at] = column;
+// starts[i] = the sum of min(k, counts[j]) over j < i, rows + 1 of them; the last is *total, too.
+// Grid 1.
+extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
+    row_starts(const unsigned* counts, unsigned count, unsigned k, unsigned* starts,
+               unsigned long long* total) {
+    __shared__ unsigned sums[SEARCH_THREADS];
+    const unsigned each = (count + SEARCH_THREADS - 1) / SEARCH_THREADS;
+    const unsigned first = min(threadIdx.x * each, count), end = min(first + each, count);
+    unsigned sum = 0;
+    for (unsigned i = first; i < end; ++i) sum += min(k, counts[i]);
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+#pragma unroll 1
+    for (int reach = 1; reach < SEARCH_THREADS; reach *= 2) {
+        const unsigned before = threadIdx.x >= reach ? sums[threadIdx.x - reach] : 0;
+        __syncthreads();
+        sums[threadIdx.x] += before;
+        __syncthreads();
     }
+    unsigned start = sums[threadIdx.x] - sum;
+    for (unsigned i = first; i < end; ++i) {
+        starts[i] = start;
+        start += min(k, counts[i]);
+    }
+    if (threadIdx.x != SEARCH_THREADS - 1) return;
+    starts[count] = start;
+    *total = start;
+}
+
+// The pairs of a list that a cut includes, to their rows' places, in no particular order: words from
+// starts[row] on. counts: as count_mined leaves them, 0 afterwards. Grid-stride.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    place_mined(List list, const Cut* cut, const unsigned* starts, unsigned* counts, Word* words) {
+    const unsigned count = length(list);
+    const Cut least = *cut;
+    for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS) {
+        const unsigned row = list.row[i], column = list.column[i];
+        const float similarity = list.similarity[i];
+        if (!includes(least, similarity, row, column)) continue;
+        const unsigned to = starts[row] + atomicSub(&counts[row], 1u) - 1;
+        words[to] = word_of(order_key(similarity), column);
+    }
+}
+
+__device__ __forceinline__ void put(const List& list, unsigned place, unsigned row, Word word) {
+    list.similarity[place] = value_of(key_of(word));
+    list.row[place] = row;
+    list.column[place] = column_of(word);
+}
+
+// Sorts the pairs of rows from first_row on by column, into a list: row i's from starts[i] on. Of a
+// row that has more, the k hardest, for which `lists` says where they are; their cut goes to `cuts`.
+// Or, where lists.capacity is 0, all of them, at starts[i] in lists.words; then without `cuts`.
+//
+// Columns are bits in shared memory, some thousands at a time: a pair's place is the number of bits
+// before its own. Grid: ceil(rows / ROWS).
+constexpr int SORT_THREADS = 128;
+constexpr int SORT_ROWS = SORT_THREADS / rows::LANES;
+constexpr unsigned SPAN = 8192;  // columns at a time
+extern "C" __global__ void __launch_bounds__(SORT_THREADS)
+    sort_rows(RowLists lists, unsigned k, unsigned columns, const unsigned* starts,
+              unsigned first_row, unsigned count, List to, Cut* cuts) {
+    __shared__ unsigned bits[SORT_ROWS][SPAN / 32];
+    __shared__ unsigned short places[SORT_ROWS][SPAN / 32];
+    const unsigned row = blockIdx.x * SORT_ROWS + threadIdx.x / rows::LANES;
+    if (row >= count) return;
+    const rows::Group group;
+    unsigned* own_bits = bits[threadIdx.x / rows::LANES];
+    unsigned short* own_places = places[threadIdx.x / rows::LANES];
+    const unsigned start = starts[row];
+    unsigned length = starts[row + 1] - start;
+    Word* words = lists.words + start;
+    Word least = 0;  // of those to be sorted
+    if (lists.capacity != 0) {
+        words = lists.words + static_cast<long long>(row) * lists.capacity;
+        length = lists.counts[row];
+        if (length > k) {
+            least = rows::kth(group, words, length, k);
+            if (columns > SPAN) {
+                rows::keep(group, words, length, least);
+                length = k;
+            }
+        }
+    }
+    if (length <= rows::LANES && least == 0) {
+        if (group.lane >= length) return;
+        const Word word = words[group.lane];
+        unsigned place = start;
+#pragma unroll 1
+        for (unsigned i = 0; i < length; ++i) place += column_of(words[i]) < column_of(word);
+        put(to, place, first_row + row, word);
+        return;
+    }
+    unsigned done = start;
+    Word last = ~0ull;
+#pragma unroll 1
+    for (unsigned first = 0; first < columns; first += SPAN) {
+        const unsigned span = min(columns - first, SPAN), size = (span + 31) / 32;
+        for (unsigned i = group.lane; i < size; i += rows::LANES) own_bits[i] = 0;
+        group.sync();
+        for (unsigned i = group.lane; i < length; i += rows::LANES) {
+            const Word word = words[i];
+            const unsigned at = column_of(word) - first;
+            if (word >= least && at < span) atomicOr(&own_bits[at / 32], 1u << at % 32);
+        }
+        group.sync();
+        // Each lane counts some bits side by side.
+        const unsigned each = (size + rows::LANES - 1) / rows::LANES;
+        const unsigned begin = min(group.lane * each, size), end = min(begin + each, size);
+        unsigned own = 0;
+        for (unsigned i = begin; i < end; ++i) own += __popc(own_bits[i]);
+        const unsigned total = group.sum(own);
+        unsigned place = group.before(own);
+        for (unsigned i = begin; i < end; ++i) {
+            own_places[i] = place;
+            place += __popc(own_bits[i]);
+        }
+        group.sync();
+        for (unsigned i = group.lane; i < length; i += rows::LANES) {
+            const Word word = words[i];
+            const unsigned at = column_of(word) - first;
+            if (word < least || at >= span) continue;
+            const unsigned below = own_bits[at / 32] & ((1u << at % 32) - 1);
+            const unsigned place = done + own_places[at / 32] + __popc(below);
+            put(to, place, first_row + row, word);
+            last = min(last, word);
+        }
+        group.sync();
+        done += total;
+    }
+    // A cut is a pair: those that repeat_rows left out may be close below it.
+    last = group.least(last);
+    if (least != 0 && group.lane == 0) cuts[first_row + row] = cut_of(last, first_row + row);
 }
 
 // starts[i] = how many pairs of a sorted list lie before row (or column) first + i: groups + 1.
@@ -201,24 +479,28 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // M and Z of every row from a list of negatives sorted by rows; poison, as mining.cu left it, is
-// added to Z. Lane l takes every 32nd pair; the lanes come together in a fixed tree.
-// Grid: ceil(rows / 8), a warp a row.
+// added to Z. Lane l takes every LANESth pair; the lanes come together in a fixed tree.
+// Grid: ceil(rows / 32).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    list_groups(List list, const unsigned* starts, unsigned rows, const unsigned* poison,
+    list_groups(List list, const unsigned* starts, unsigned count, const unsigned* poison,
                 const float* scale, float* maximum, float* sum, float* log2_sum) {
-    const long long row = static_cast<long long>(blockIdx.x) * (THREADS / 32) + threadIdx.x / 32;
-    if (row >= rows) return;
+    const unsigned row = thread_index() / rows::LANES;
+    if (row >= count) return;
+    const rows::Group group;
     const float scale2 = *scale * LOG2E;
-    const unsigned first = starts[row] + threadIdx.x % 32, end = starts[row + 1];
+    const unsigned first = starts[row] + group.lane, end = starts[row + 1];
     float top = -INFINITE;
-    for (unsigned i = first; i < end; i += 32) top = fmaxf(top, list.similarity[i]);
-#pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2) top = fmaxf(top, ptx::shuffle_xor(top, mask));
+#pragma unroll 1
+    for (unsigned i = first; i < end; i += rows::LANES) top = fmaxf(top, list.similarity[i]);
+    top = group.most(top);
     float z = 0.0f;
-    for (unsigned i = first; i < end; i += 32) z += ptx::ex2(scale2 * (list.similarity[i] - top));
+#pragma unroll 1
+    for (unsigned i = first; i < end; i += rows::LANES)
+        z += ptx::ex2(scale2 * (list.similarity[i] - top));
 #pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2) z += ptx::shuffle_xor(z, mask);
-    if (threadIdx.x % 32 != 0) return;
+    for (unsigned mask = 1; mask < rows::LANES; mask *= 2)
+        z += ptx::shuffle_xor(z, mask, group.lanes);
+    if (group.lane != 0) return;
     z += __uint_as_float(poison[row]);
     maximum[row] = top;
     sum[row] = z;

@@ -3,17 +3,24 @@
 //
 // count_matrix, count_rows:  of the negatives whose digits so far are those that the search found,
 //     how many there are of each next digit; for the whole matrix, or for each row. Every pass
-//     computes S anew, to the same bits. Nothing is done where the search is over.
-// collect:  the negatives of some tiles that a cut includes, into a list, in no particular order;
-//     and on the way what `stats` would have told of these tiles besides.
+//     computes S anew, to the same bits. Nothing is done where the search is over. For the matrix
+//     the last block then chooses the next digit.
+// sample:  the similarities of some tiles, all of them.
+// collect, collect_rows:  the negatives of some tiles that a cut includes, into one list, or each
+//     row's into its own, in no particular order.
+// repeat_rows:  the k hardest of the rows whose lists have lost pairs.
+// All but the last three tell on the way what `stats` would have told of these tiles besides.
 //
-// Grid: x = row tiles x column tiles, the column tile running fastest; of those, collect takes the
-// ones that its walk names, one a block.
+// Grid: x = row tiles x column tiles, the column tile running fastest; of those, the samplers and
+// collectors take the ones that their Sample names. One a block, or for count_matrix and collect
+// fewer blocks than tiles: where nothing is to be done, a grid of all tiles would take its time.
 // Block: Tile::THREADS threads.
 
 #include "epilogue/each.cuh"
 #include "epilogue/pairs.cuh"
 #include "epilogue/select.cuh"
+#include "row_lists.cuh"
+#include "search.cuh"
 #include "tile/simt.cuh"
 #include "tile/sm80.cuh"
 
@@ -21,8 +28,8 @@ using namespace epilogue;
 using tile::Layout;
 using tile::Operand;
 
-// Bits of a digit, at most. Twins of launch::MATRIX_BITS, launch::ROW_BITS.
-constexpr unsigned MATRIX_BITS = 11;
+using search::MATRIX_BITS;
+// Bits of a digit of a row's search, at most. Twin of launch::ROW_BITS.
 constexpr unsigned ROW_BITS = 8;
 
 // Shared memory: the product's, then a row of every thread, which `each` uses, and the counts.
@@ -33,40 +40,48 @@ union Counting {
         float row[Tile::COLUMNS][Tile::THREADS];
         unsigned counts[1 << MATRIX_BITS];
     } after;
+    unsigned long long sums[Tile::THREADS];
 };
 
 template <class Tile>
 __device__ __forceinline__ void count_matrix(const Operand& x, const Operand& y, unsigned depth,
                                              const Pairs& pairs, const Step& step,
-                                             const Search* search, unsigned long long* counters) {
+                                             Search* search, Cut* cut,
+                                             unsigned long long* counters) {
     __shared__ Counting<Tile> shared;
     typename Tile::Storage& storage = shared.product;
     if (search->settled) return;
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
-    const unsigned i0 = blockIdx.x / across * Tile::SIDE;
-    const unsigned j0 = blockIdx.x % across * Tile::SIDE;
-    Tile tile;
-    tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0, pairs.columns, 0,
-                                                         depth, storage);
-    const bool plain = all_negative<Tile>(pairs, i0, j0);
-    Cells<Tile> cells;
-    if (!plain) cells.classify(pairs, i0, j0);
-    // A warp counts into shared memory before all of them do into global: few digits are common.
+    const unsigned tiles = (pairs.rows + Tile::SIDE - 1) / Tile::SIDE * across;
     auto& counts = shared.after.counts;
-    for (unsigned i = threadIdx.x; i < 1 << MATRIX_BITS; i += Tile::THREADS) counts[i] = 0;
-    __syncthreads();
-    const Search found = *search;
-    each(
-        tile, storage, [](int) { return true; },
-        [&](int r, int c, float similarity) {
-            if (!plain && !cells.negative.get(r, c)) return;
-            unsigned digit;
-            if (digit_of(found, step, similarity, i0 + Tile::row(r), j0 + Tile::column(c), digit))
-                atomicAdd(&counts[digit], 1u);
-        });
-    __syncthreads();
-    for (unsigned i = threadIdx.x; i < 1 << MATRIX_BITS; i += Tile::THREADS)
-        if (counts[i] != 0) atomicAdd(&counters[i], static_cast<unsigned long long>(counts[i]));
+#pragma unroll 1
+    for (unsigned place = blockIdx.x; place < tiles; place += gridDim.x) {
+        const unsigned i0 = place / across * Tile::SIDE, j0 = place % across * Tile::SIDE;
+        Tile tile;
+        tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
+                                                             pairs.columns, 0, depth, storage);
+        const bool plain = all_negative<Tile>(pairs, i0, j0);
+        Cells<Tile> cells;
+        if (!plain) cells.classify(pairs, i0, j0);
+        // A block counts into shared memory before all of them do into global: few digits are common.
+        for (unsigned i = threadIdx.x; i < 1 << MATRIX_BITS; i += Tile::THREADS) counts[i] = 0;
+        __syncthreads();
+        const Search found = *ptx::opaque(search);
+        each(
+            tile, storage, [](int) { return true; },
+            [&](int r, int c, float similarity) {
+                if (!plain && !cells.negative.get(r, c)) return;
+                const unsigned row = i0 + Tile::row(r), column = j0 + Tile::column(c);
+                unsigned digit;
+                if (digit_of(found, step, similarity, row, column, digit))
+                    atomicAdd(&counts[digit], 1u);
+            });
+        __syncthreads();
+        for (unsigned i = threadIdx.x; i < 1 << MATRIX_BITS; i += Tile::THREADS)
+            if (counts[i] != 0) atomicAdd(&counters[i], static_cast<unsigned long long>(counts[i]));
+        __syncthreads();
+    }
+    search::choose_last(step, counters, search, cut, shared.sums);
 }
 
 template <class Tile>
@@ -116,13 +131,200 @@ struct Sample {
     unsigned line;   // tiles of a line
     unsigned taken;  // and how many of them are taken
 
-    // The tile of this block.
-    __device__ __forceinline__ unsigned tile() const {
-        const unsigned b = blockIdx.x % taken;
+    // The tile that comes at this place.
+    __device__ __forceinline__ unsigned tile(unsigned place) const {
+        const unsigned b = place % taken;
         const unsigned multiple = skip == 0 ? b : b / (skip - 1) * skip + b % (skip - 1) + 1;
-        return blockIdx.x / taken * line + multiple * stride;
+        return place / taken * line + multiple * stride;
     }
 };
+
+// What `stats` would have told of a tile besides: NaN's bits for the rows that are not finite, and the
+// similarity of a row's one positive. Both may be null.
+struct Aside {
+    unsigned* poison;
+    float* positive;
+};
+
+// The thread's part of a tile: which pairs are negative.
+template <class Tile>
+struct Negatives {
+    bool all;
+    Cells<Tile> cells;
+
+    // Also writes the positives down.
+    __device__ __forceinline__ Negatives(const Tile& tile, const Pairs& pairs, unsigned i0,
+                                         unsigned j0, float* positive)
+        : all(all_negative<Tile>(pairs, i0, j0)) {
+        if (all) return;
+        cells.classify(pairs, i0, j0);
+        if (!positive || !(pairs.flags & INDEXED)) return;
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+            for (int c = 0; c < Tile::COLUMNS; ++c)
+                if (cells.positive.get(r, c)) positive[i0 + Tile::row(r)] = tile.at(r, c);
+    }
+    // One bit for each of a row's columns.
+    __device__ __forceinline__ unsigned row(int r) const { return all ? ALL : cells.negative.row(r); }
+    static constexpr unsigned ALL = Tile::COLUMNS == 32 ? ~0u : (1u << Tile::COLUMNS % 32) - 1;
+};
+
+// The largest of the thread's elements of a row of the tile, NaN aside; on the way, whether the row
+// is finite.
+template <class Tile>
+__device__ __forceinline__ float row_top(const Tile& tile, int r, unsigned row, unsigned* poison) {
+    float top = -INFINITE, sum = 0.0f;
+#pragma unroll
+    for (int c = 0; c < Tile::COLUMNS; ++c) {
+        top = fmaxf(top, tile.at(r, c));
+        sum = fmaf(tile.at(r, c), 0.0f, sum);
+    }
+    // Rare, and always the same bits: the order does not matter.
+    if (poison && sum != 0.0f) atomicOr(&poison[row], 0x7fc00000u);
+    return top;
+}
+
+// The elements of a row that are not below a cut's similarity; all of them where there are too few
+// numbers for a cut, and NaN counts too.
+template <class Tile>
+__device__ __forceinline__ unsigned not_below(const Tile& tile, int r, const Cut& cut) {
+    unsigned bits = cut.key == 0 ? Negatives<Tile>::ALL : 0;
+#pragma unroll
+    for (int c = 0; c < Tile::COLUMNS; ++c)
+        bits |= tile.at(r, c) >= cut.similarity ? 1u << c : 0;
+    return bits;
+}
+
+// The similarities of a sample's tiles.
+template <class Tile>
+__device__ __forceinline__ void sample(const Operand& x, const Operand& y, unsigned depth,
+                                       const Pairs& pairs, unsigned first_row, const Sample& which,
+                                       float* values, const Aside& aside) {
+    static_assert(Tile::GROUP == 4, "four columns side by side");
+    __shared__ typename Tile::Storage storage;
+    const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
+    const unsigned place = which.tile(blockIdx.x);
+    const unsigned i0 = first_row + place / across * Tile::SIDE;
+    const unsigned j0 = place % across * Tile::SIDE;
+    Tile tile;
+    tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0, pairs.columns, 0,
+                                                         depth, storage);
+    const Negatives<Tile> negatives(tile, pairs, i0, j0, aside.positive);
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r)
+        row_top(tile, r, min(i0 + Tile::row(r), pairs.rows - 1), aside.poison);
+    if (!negatives.all) {
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+            for (int c = 0; c < Tile::COLUMNS; ++c)
+                if (!negatives.cells.negative.get(r, c)) tile.put(r, c, __uint_as_float(NO_PAIR));
+    }
+    const long long width = which.taken * Tile::SIDE;
+    values += blockIdx.x / which.taken * Tile::SIDE * width + blockIdx.x % which.taken * Tile::SIDE;
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        float* to = values + Tile::row(r) * width;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; c += 4)
+            *reinterpret_cast<float4*>(to + Tile::column(c)) =
+                make_float4(tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3));
+    }
+}
+
+// Adds the negatives of a tile that are not below their rows' cuts to the rows' lists; of those rows
+// that wanted(row) holds for. The lists' first row is `first_row`.
+template <class Tile, class Wanted>
+__device__ __forceinline__ void add_to_rows(const Tile& tile, typename Tile::Storage& storage,
+                                            const Pairs& pairs, unsigned i0, unsigned j0,
+                                            unsigned first_row, const RowLists& lists,
+                                            const Aside& aside, Wanted wanted) {
+    const Negatives<Tile> negatives(tile, pairs, i0, j0, aside.positive);
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        const unsigned row = min(i0 + Tile::row(r), pairs.rows - 1);
+        const float top = row_top(tile, r, row, aside.poison);
+        if (!wanted(row)) continue;
+        const Cut cut = pairs.cuts[row];
+        if (top < cut.similarity && cut.key != 0) continue;
+        const unsigned bits = not_below(tile, r, cut) & negatives.row(r);
+        if (bits == 0) continue;
+        unsigned to = atomicAdd(&lists.counts[row - first_row], __popc(bits));
+        Word* words = lists.words + static_cast<long long>(row - first_row) * lists.capacity;
+        const auto add = [&](int c, float similarity) {
+            if (to < lists.capacity)
+                words[to] = word_of(order_key(similarity), j0 + Tile::column(c));
+            ++to;
+        };
+        // Mostly there is one.
+        if (negatives.all && (bits & (bits - 1)) == 0)
+            add(__ffs(bits) - 1, top);
+        else
+            each_set(tile, storage, r, bits, add);
+    }
+}
+
+template <class Tile>
+__device__ __forceinline__ void collect_rows(const Operand& x, const Operand& y, unsigned depth,
+                                             const Pairs& pairs, unsigned first_row,
+                                             const Sample& sample, const RowLists& lists,
+                                             const Aside& aside) {
+    __shared__ typename Tile::Storage storage;
+    const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
+    const unsigned place = sample.tile(blockIdx.x);
+    const unsigned i0 = first_row + place / across * Tile::SIDE;
+    const unsigned j0 = place % across * Tile::SIDE;
+    Tile tile;
+    tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0, pairs.columns, 0,
+                                                         depth, storage);
+    add_to_rows(tile, storage, pairs, i0, j0, first_row, lists, aside, [](unsigned) { return true; });
+}
+
+template <class Tile>
+__device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, unsigned depth,
+                                            const Pairs& pairs, unsigned first_row,
+                                            unsigned end_row, unsigned k, const RowLists& lists,
+                                            unsigned* lost, Cut* cuts) {
+    __shared__ typename Tile::Storage storage;
+    const unsigned i0 = first_row + blockIdx.x * Tile::SIDE;
+    int any = 0;
+    for (unsigned row = i0 + threadIdx.x; row < min(i0 + Tile::SIDE, end_row); row += Tile::THREADS) {
+        const unsigned count = lists.counts[row - first_row];
+        const bool again = count > lists.capacity || (count < k && cuts[row].key != 0);
+        lost[row - first_row] = again;
+        if (!again) continue;
+        lists.counts[row - first_row] = 0;
+        cuts[row] = no_cut();
+        any = 1;
+    }
+    if (!__syncthreads_or(any)) return;
+    const rows::Group group;
+#pragma unroll 1
+    for (unsigned j0 = 0; j0 < pairs.columns; j0 += Tile::SIDE) {
+        Tile tile;
+        tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
+                                                             pairs.columns, 0, depth, storage);
+        add_to_rows(tile, storage, pairs, i0, j0, first_row, lists, Aside{},
+                    [&](unsigned row) { return lost[row - first_row] != 0; });
+        __syncthreads();
+        // Where the next tile's pairs might not fit, the k hardest so far are enough.
+        for (unsigned i = threadIdx.x / rows::LANES; i < Tile::SIDE;
+             i += Tile::THREADS / rows::LANES) {
+            const unsigned row = i0 + i;
+            if (row >= end_row || !lost[row - first_row]) continue;
+            const unsigned count = lists.counts[row - first_row];
+            if (count + Tile::SIDE <= lists.capacity) continue;
+            Word* words = lists.words + static_cast<long long>(row - first_row) * lists.capacity;
+            // A cut is a pair: those that an earlier one left out may be close below it.
+            const Word least = rows::keep(group, words, count, rows::kth(group, words, count, k));
+            if (group.lane != 0) continue;
+            lists.counts[row - first_row] = k;
+            cuts[row] = cut_of(least, row);
+        }
+        __syncthreads();
+    }
+}
 
 // Pairs that are too hard for a list: those that this cut includes are counted instead. Twin of
 // launch::Above.
@@ -132,81 +334,46 @@ struct Above {
 };
 
 template <class Tile>
-__device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsigned depth,
-                                        const Pairs& pairs, unsigned first_row,
-                                        const Sample& sample, const unsigned* gate,
-                                        const Above& above, const List& list, unsigned* poison,
-                                        float* positive) {
-    __shared__ typename Tile::Storage storage;
-    if (gate && !*gate) return;
+__device__ __forceinline__ void collect_tile(const Operand& x, const Operand& y, unsigned depth,
+                                             const Pairs& pairs, unsigned place,
+                                             typename Tile::Storage& storage, const Above& above,
+                                             const List& list, const Aside& aside) {
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
-    const unsigned place = sample.tile();
-    const unsigned i0 = first_row + place / across * Tile::SIDE;
-    const unsigned j0 = place % across * Tile::SIDE;
+    const unsigned i0 = place / across * Tile::SIDE, j0 = place % across * Tile::SIDE;
     Tile tile;
     tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0, pairs.columns, 0,
                                                          depth, storage);
-    const bool plain = all_negative<Tile>(pairs, i0, j0);
-    Cells<Tile> cells;
-    if (!plain) {
-        cells.classify(pairs, i0, j0);
-        if (positive && pairs.flags & INDEXED) {
-#pragma unroll
-            for (int r = 0; r < Tile::ROWS; ++r)
-#pragma unroll
-                for (int c = 0; c < Tile::COLUMNS; ++c)
-                    if (cells.positive.get(r, c)) positive[i0 + Tile::row(r)] = tile.at(r, c);
-        }
-    }
+    const Negatives<Tile> negatives(tile, pairs, i0, j0, aside.positive);
     Bits<Tile> taken;
     taken.clear();
+    unsigned count = 0, hard = 0;
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
         const unsigned row = min(i0 + Tile::row(r), pairs.rows - 1);
-        float top = -INFINITE, sum = 0.0f;
-#pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; ++c) {
-            top = fmaxf(top, tile.at(r, c));
-            sum = fmaf(tile.at(r, c), 0.0f, sum);
-        }
-        // Rare, and always the same bits: the order does not matter.
-        if (poison && sum != 0.0f) atomicOr(&poison[row], 0x7fc00000u);
+        const float top = row_top(tile, r, row, aside.poison);
         const Cut cut = pairs.cuts[static_cast<long long>(row) * pairs.cut_stride];
-        // Without numbers enough the cut is below them all, and NaN counts too.
         if (top < cut.similarity && cut.key != 0) continue;
-        unsigned bits = 0;
-#pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; ++c) {
-            const bool takes = includes(cut, tile.at(r, c), row, j0 + Tile::column(c));
-            bits |= static_cast<unsigned>(takes && (plain || cells.negative.get(r, c))) << c;
+        unsigned bits = not_below(tile, r, cut) & negatives.row(r);
+        if (bits == 0) continue;
+        // A cut that says nothing of rows and columns includes all of these.
+        if (above.cut || (cut.row & cut.column) != 0xffffffffu) {
+            each_set(tile, storage, r, bits, [&](int c, float similarity) {
+                const unsigned column = j0 + Tile::column(c);
+                const bool harder = above.cut && includes(*above.cut, similarity, row, column);
+                hard += harder;
+                if (harder || !includes(cut, similarity, row, column)) bits &= ~(1u << c);
+            });
         }
         taken.put_row(r, bits);
+        count += __popc(bits);
     }
-    unsigned count = 0;
-#pragma unroll
-    for (const unsigned word : taken.word) count += __popc(word);
+    if (hard != 0) atomicAdd(above.count, static_cast<unsigned long long>(hard));
     if (count == 0) return;
-    if (above.cut) {
-        const Cut cut = *above.cut;
-        unsigned hard = 0;
-        each(
-            tile, storage, [&](int r) { return taken.any(r); },
-            [&](int r, int c, float similarity) {
-                if (!taken.get(r, c)) return;
-                const unsigned row = i0 + Tile::row(r), column = j0 + Tile::column(c);
-                if (!includes(cut, similarity, row, column)) return;
-                taken.drop(r, c);
-                ++hard;
-            });
-        if (hard != 0) atomicAdd(above.count, static_cast<unsigned long long>(hard));
-        count -= hard;
-        if (count == 0) return;
-    }
     unsigned long long to = atomicAdd(list.count, static_cast<unsigned long long>(count));
-    each(
-        tile, storage, [&](int r) { return taken.any(r); },
-        [&](int r, int c, float similarity) {
-            if (!taken.get(r, c)) return;
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        if (!taken.any(r)) continue;
+        each_set(tile, storage, r, taken.row(r), [&](int c, float similarity) {
             if (to < list.capacity) {
                 list.similarity[to] = similarity;
                 list.row[to] = i0 + Tile::row(r);
@@ -214,32 +381,69 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
             }
             ++to;
         });
+    }
+}
+
+template <class Tile>
+__device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsigned depth,
+                                        const Pairs& pairs, const Sample& sample,
+                                        const unsigned* gate, const Above& above, const List& list,
+                                        const Aside& aside) {
+    __shared__ typename Tile::Storage storage;
+    if (gate && !*gate) return;
+#pragma unroll 1
+    for (unsigned place = blockIdx.x; place < sample.taken; place += gridDim.x) {
+        collect_tile<Tile>(x, y, depth, pairs, sample.tile(place), storage, above, list, aside);
+        __syncthreads();
+    }
 }
 
 // Parameters: x is n x depth, y is m x depth, rows contiguous; pairs as in stats.cu, ranges per SIDE.
-// count_matrix: one search; counters: 2^MATRIX_BITS, added to. Blocks: all tiles.
+// count_matrix: one search; counters: 2^MATRIX_BITS + 1, 0 before and after.
 // count_rows: a search for each of the n rows; counters: [end_row - first_row][2^ROW_BITS], added
 //     to; first_row a multiple of SIDE. Blocks: the tiles of these rows.
-// collect: pairs.cuts: without MINED; gate: nothing is done where it is 0; may be null. above.count
-//     and list: added to. poison: n, NaN's bits set where a row is not finite; positive: n, written
-//     where a tile holds the row's one positive; both may be null. Tiles are those of the rows from
-//     first_row on, a multiple of SIDE. Blocks: the tiles of the sample.
+// The rest: pairs without MINED. poison: n; positive: n, written where a tile holds the row's one
+//     positive; lists: of the rows from first_row on, a multiple of SIDE. Blocks: the tiles of the
+//     sample; of sample and collect_rows, in those rows.
+// sample: values: [lines * SIDE][taken * SIDE], NO_PAIR where a pair is not negative.
+// collect: gate: nothing is done where it is 0; may be null. above.count and list: added to.
+// collect_rows: a cut for each row.
+// repeat_rows: a row has lost pairs where its list has overflown, or has fewer than k for all that a
+//     cut was guessed. Then all that are not below the k-th, and no more than the capacity: at
+//     least k + SIDE. lost: as many words as there are rows. Blocks: the row tiles.
 #define MINING(NAME, TILE, BLOCKS)                                                              \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) count_matrix_##NAME(    \
-        Operand x, Operand y, unsigned depth, Pairs pairs, Step step, const Search* search,     \
-        unsigned long long* counters) {                                                         \
-        count_matrix<TILE>(x, y, depth, pairs, step, search, counters);                         \
+        const __grid_constant__ Operand x, const __grid_constant__ Operand y, unsigned depth,   \
+        const __grid_constant__ Pairs pairs, const __grid_constant__ Step step, Search* search, \
+        Cut* cut, unsigned long long* counters) {                                               \
+        count_matrix<TILE>(x, y, depth, pairs, step, search, cut, counters);                    \
     }                                                                                           \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) count_rows_##NAME(      \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row,                  \
         unsigned end_row, Step step, const Search* searches, unsigned* counters) {              \
         count_rows<TILE>(x, y, depth, pairs, first_row, end_row, step, searches, counters);     \
     }                                                                                           \
-    extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) collect_##NAME(         \
+    extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) sample_##NAME(          \
+        Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, Sample which,    \
+        float* values, Aside aside) {                                                           \
+        sample<TILE>(x, y, depth, pairs, first_row, which, values, aside);                      \
+    }                                                                                           \
+    extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) collect_rows_##NAME(    \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, Sample sample,   \
-        const unsigned* gate, Above above, List list, unsigned* poison, float* positive) {      \
-        collect<TILE>(x, y, depth, pairs, first_row, sample, gate, above, list, poison,         \
-                      positive);                                                                \
+        RowLists lists, Aside aside) {                                                          \
+        collect_rows<TILE>(x, y, depth, pairs, first_row, sample, lists, aside);                \
+    }                                                                                           \
+    extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) repeat_rows_##NAME(     \
+        Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row,                  \
+        unsigned end_row, unsigned k, RowLists lists, unsigned* lost, Cut* cuts) {              \
+        repeat_rows<TILE>(x, y, depth, pairs, first_row, end_row, k, lists, lost, cuts);        \
+    }                                                                                           \
+    extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) collect_##NAME(         \
+        const __grid_constant__ Operand x, const __grid_constant__ Operand y, unsigned depth,   \
+        const __grid_constant__ Pairs pairs, const __grid_constant__ Sample sample,             \
+        const unsigned* gate, const __grid_constant__ Above above,                              \
+        const __grid_constant__ List list, const __grid_constant__ Aside aside) {               \
+        collect<TILE>(x, y, depth, pairs, sample, gate, above, list, aside);                    \
     }
 
 #define MINING_SM80(NAME, ELEMENT)                                \

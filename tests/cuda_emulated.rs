@@ -34,7 +34,7 @@ fn emulator(test: &str) -> Option<Cuda> {
 /// Runs one test of this file in a process of its own: settings are read once a process.
 fn rerun(test: &str, settings: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1");
+    command.args(["--exact", test, "--nocapture", "--include-ignored"]).env(CHILD, "1");
     command.envs(settings.iter().copied());
     command.output().unwrap()
 }
@@ -211,32 +211,102 @@ fn a_second_step_with_mining_neither_waits_nor_allocates() {
     neither_waits_nor_allocates(second_step(&counters));
 }
 
-/// A forward pass without mining, one with, and the backward pass of the latter.
-#[test]
-fn mining_costs_a_small_part_of_a_pass_over_the_pairs() {
-    let test = "mining_costs_a_small_part_of_a_pass_over_the_pairs";
-    let n = 5 * SIDE;
-    let counters = count_calls(test, TileEngine::Simt, Some(Tile::Large), |cuda| {
-        let mut problem = Problem::new(Named::CrossExampleSoftmax, 10.0, (n, n, D));
+/// What mining costs, executed instructions of threads.
+struct MiningCost {
+    /// The forward pass against the one without mining, and the backward pass against the same.
+    forward: f64,
+    backward: f64,
+    /// Launches of both forward passes.
+    launches: [usize; 2],
+}
+
+/// Of n × n pairs of this type; `None` in a child process.
+fn mining_cost(
+    test: &str,
+    engine: TileEngine,
+    dtype: DType,
+    (n, d): (usize, usize),
+    mining: Mining,
+) -> Option<MiningCost> {
+    let counters = count_calls(test, engine, Some(Tile::Large), |cuda| {
+        let mut problem = Problem::new(Named::CrossExampleSoftmax, 10.0, (n, n, d));
         Random::new(1).embeddings(&mut problem);
-        let uploaded = Uploaded::<Cuda, f32>::new(cuda, &problem, (0, 0), false);
-        AnyLoss::of(&problem).forward(&mut cuda.0, uploaded.batch()).unwrap();
-        let mined = AnyLoss::of(&problem.with_mining(Mining::Hardest(n / 2)));
-        let forward = mined.forward(&mut cuda.0, uploaded.batch()).unwrap();
-        mined.backward(&mut cuda.0, &forward, 1.0).unwrap();
-    });
-    let Some(counters) = counters else { return };
+        let problem = problem.rounded_to(dtype);
+        with_dtype!(dtype, T => {
+            let uploaded = Uploaded::<Cuda, T>::new(cuda, &problem, (0, 0), false);
+            AnyLoss::of(&problem).forward(&mut cuda.0, uploaded.batch()).unwrap();
+            let mined = AnyLoss::of(&problem.with_mining(mining));
+            let forward = mined.forward(&mut cuda.0, uploaded.batch()).unwrap();
+            mined.backward(&mut cuda.0, &forward, 1.0).unwrap();
+        });
+    })?;
     // Every call begins with the scalar that it is given.
     let launches = counters["launches"].as_array().unwrap();
     let calls: Vec<&[Value]> = launches.chunk_by(|_, next| next["kernel"] != "scalar").collect();
     assert_eq!(calls.len(), 3);
+    assert!(
+        calls[1].iter().all(|launch| !launch["kernel"].as_str().unwrap().starts_with("stats_"))
+    );
     let cost = |call: &[Value]| -> f64 {
         call.iter().map(|launch| number(launch, "thread_instructions")).sum()
     };
     let [all, mined, backward] = [0, 1, 2].map(|call| cost(calls[call]));
-    println!("forward {all}, mined {:.3} of it, its backward {:.3}", mined / all, backward / all);
-    assert!(calls[1].iter().all(|launch| launch["kernel"] != "stats_simt128"));
-    assert!(mined / all <= 1.15 && backward / all <= 0.4);
+    let cost = MiningCost {
+        forward: mined / all,
+        backward: backward / all,
+        launches: [0, 1].map(|call| calls[call].len()),
+    };
+    let MiningCost { forward, backward, launches } = &cost;
+    println!("{engine:?} {dtype:?} n = {n}, d = {d}, {mining:?}:");
+    println!("forward {forward:.3}, backward {backward:.3}, {launches:?} launches");
+    if std::env::var_os("METRIC_KERNELS_PROFILE").is_some() {
+        for launch in calls[0].iter().chain(calls[1]) {
+            let share = number(launch, "thread_instructions") / all;
+            println!("    {:32} {share:8.4}", launch["kernel"].as_str().unwrap());
+        }
+    }
+    Some(cost)
+}
+
+#[test]
+fn mining_costs_a_small_part_of_a_pass_over_the_pairs() {
+    let test = "mining_costs_a_small_part_of_a_pass_over_the_pairs";
+    let (n, mining) = (5 * SIDE, Mining::Hardest(5 * SIDE / 2));
+    let cost = mining_cost(test, TileEngine::Simt, DType::F32, (n, D), mining);
+    let Some(cost) = cost else { return };
+    assert!(cost.forward <= 1.15 && cost.backward <= 0.4);
+}
+
+#[test]
+fn mining_of_the_matrix_costs_little_on_tensor_cores() {
+    let test = "mining_of_the_matrix_costs_little_on_tensor_cores";
+    let (n, mining) = (16 * SIDE, Mining::Hardest(16 * SIDE));
+    let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, D), mining);
+    let Some(cost) = cost else { return };
+    assert!(cost.forward <= 1.15 && cost.launches[1] <= 26);
+}
+
+#[test]
+fn mining_of_rows_costs_half_a_pass_on_tensor_cores() {
+    let test = "mining_of_rows_costs_half_a_pass_on_tensor_cores";
+    let (n, mining) = (16 * SIDE, Mining::HardestPerRow(16));
+    let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, D), mining);
+    let Some(cost) = cost else { return };
+    assert!(cost.forward <= 1.6 && cost.launches[1] <= 14);
+}
+
+/// Any size, by hand: `METRIC_KERNELS_MINED="sm80 bf16 2048 128 rows 16"`.
+#[test]
+#[ignore = "a figure for the notes; takes minutes"]
+fn what_mining_costs() {
+    let test = "what_mining_costs";
+    let asked = std::env::var("METRIC_KERNELS_MINED").unwrap();
+    let words: Vec<&str> = asked.split(' ').collect();
+    let engine = if words[0] == "simt" { TileEngine::Simt } else { TileEngine::Sm80 };
+    let dtype = if words[1] == "f32" { DType::F32 } else { DType::Bf16 };
+    let [n, d, k] = [2, 3, 5].map(|i| words[i].parse().unwrap());
+    let mining = if words[4] == "rows" { Mining::HardestPerRow(k) } else { Mining::Hardest(k) };
+    mining_cost(test, engine, dtype, (n, d), mining);
 }
 
 /// Bytes that a product of whole tiles reads: both operands of every tile, once along the sum.

@@ -154,6 +154,27 @@ fn top_k_of_few_and_of_many() {
     assert!(bounded.0.workspace_bytes() <= 400_000);
 }
 
+/// 16 × 16 tiles: a sample, a seventh, the rest (the engine's own tests say so); also where a few rows and columns have all of the
+/// hardest pairs.
+#[test]
+fn a_matrix_in_three_parts() {
+    let Some(cuda) = Cuda::open("a_matrix_in_three_parts") else { return };
+    let mut cuda = cuda.with_tile(Tile::Small);
+    let size @ (n, m, d) = (500, 490, 3);
+    let problem = Problem::new(Named::CrossExampleSoftmax, 2.0, size);
+    let problem = fill(problem.with_mining(Mining::Hardest(20)), 8);
+    assert_as_oracle(&mut cuda, &problem);
+    for (rows, columns) in [(0..20, 0..20), (n - 20..n, m - 20..m)] {
+        let mut close = problem.clone();
+        close.x[rows.start * d..rows.end * d].iter_mut().for_each(|value| *value *= 8.0);
+        let y = close.y.as_mut().unwrap();
+        y[columns.start * d..columns.end * d].iter_mut().for_each(|value| *value *= 8.0);
+        if oracle::mines_the_same_in_f32(&close) {
+            assert_as_oracle(&mut cuda, &close);
+        }
+    }
+}
+
 #[test]
 fn large_tiles_too() {
     let Some(cuda) = Cuda::open("large_tiles_too") else { return };

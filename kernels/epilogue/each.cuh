@@ -23,4 +23,21 @@ __device__ __forceinline__ void each(const Tile& tile, typename Tile::Storage& s
     }
 }
 
+// Calls body(c, element) for the elements of one of the thread's rows that have a bit in `bits`. `r` is
+// known at compile time.
+template <class Tile, class Body>
+__device__ __forceinline__ void each_set(const Tile& tile, typename Tile::Storage& storage, int r,
+                                         unsigned bits, Body body) {
+    using Row = float[Tile::COLUMNS][Tile::THREADS];
+    static_assert(sizeof(Row) <= sizeof(storage), "a row of every thread at once");
+    Row& row = reinterpret_cast<Row&>(storage);
+#pragma unroll
+    for (int c = 0; c < Tile::COLUMNS; ++c) row[c][threadIdx.x] = tile.at(r, c);
+#pragma unroll 1
+    for (; bits != 0; bits &= bits - 1) {
+        const int c = __ffs(bits) - 1;
+        body(c, row[c][threadIdx.x]);
+    }
+}
+
 }  // namespace epilogue

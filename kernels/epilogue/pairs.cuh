@@ -70,6 +70,12 @@ struct Bits {
         const int bit = r * Tile::COLUMNS;
         word[bit / 32] &= ~(1u << (bit % 32 + c));
     }
+    // A row's, bit c for column c.
+    __device__ __forceinline__ unsigned row(int r) const {
+        constexpr unsigned ROW = Tile::COLUMNS == 32 ? ~0u : (1u << Tile::COLUMNS % 32) - 1;
+        const int bit = r * Tile::COLUMNS;
+        return word[bit / 32] >> (bit % 32) & ROW;
+    }
     // All of a row at once: bit c of `bits` for column c. The bits were clear.
     __device__ __forceinline__ void put_row(int r, unsigned bits) {
         static_assert(32 % Tile::COLUMNS == 0, "a row lies in one word");

@@ -28,6 +28,30 @@ struct Cut {
     unsigned key;
 };
 
+// A pair of a row as one word, the larger the harder.
+using Word = unsigned long long;
+
+__device__ __forceinline__ Word word_of(unsigned key, unsigned column) {
+    return static_cast<Word>(key) << 32 | ~column;
+}
+__device__ __forceinline__ unsigned key_of(Word word) { return static_cast<unsigned>(word >> 32); }
+__device__ __forceinline__ unsigned column_of(Word word) { return ~static_cast<unsigned>(word); }
+
+// The similarity of a key that belongs to one: NaN for NaN, but 0 for -0.
+__device__ __forceinline__ float value_of(unsigned key) {
+    return key < 0x007fffffu ? __uint_as_float(0x7fc00000u) : similarity_of(key);
+}
+
+// Stands in a sample where a pair is not negative; no similarity has these bits.
+constexpr unsigned NO_PAIR = 0xffffffffu;
+
+// Pairs of rows, each row's in a place of its own. Twin of launch::RowLists.
+struct RowLists {
+    Word* words;         // [rows][capacity]
+    unsigned* counts;    // how many there are to be; beyond the capacity they are lost
+    unsigned capacity;   // even
+};
+
 // Everything, NaN too.
 __device__ __forceinline__ Cut no_cut() {
     return Cut{similarity_of(0), 0xffffffffu, 0xffffffffu, 0};
@@ -36,6 +60,11 @@ __device__ __forceinline__ Cut no_cut() {
 // Nothing.
 __device__ __forceinline__ Cut empty_cut() {
     return Cut{__uint_as_float(0x7f800000u), 0, 0, 0xffffffffu};
+}
+
+// Everything up to this pair of a row.
+__device__ __forceinline__ Cut cut_of(Word word, unsigned row) {
+    return Cut{similarity_of(key_of(word)), row, column_of(word), key_of(word)};
 }
 
 // Whether a pair is mined. NaN is only where `includes` says so.

@@ -11,6 +11,13 @@ __device__ __forceinline__ float ex2(float x) {
     return y;
 }
 
+// log2 x. Absolute error 2^-22 near 1, relative elsewhere.
+__device__ __forceinline__ float lg2(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // 1/x, relative error 2^-23 (1 ulp); for x of ordinary size.
 __device__ __forceinline__ float rcp(float x) {
     float y;

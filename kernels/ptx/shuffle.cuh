@@ -1,4 +1,4 @@
-// Room: PTX wrappers. Exchange between the lanes of a warp; all 32 lanes take part.
+// Room: PTX wrappers. Exchange between the lanes of a warp; all 32 lanes take part, or those named.
 #pragma once
 
 namespace ptx {
@@ -12,8 +12,20 @@ __device__ __forceinline__ unsigned shuffle_xor(unsigned value, int mask) {
     return other;
 }
 
+__device__ __forceinline__ unsigned shuffle_xor(unsigned value, int mask, unsigned lanes) {
+    unsigned other;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, %3;"
+                 : "=r"(other)
+                 : "r"(value), "r"(mask), "r"(lanes));
+    return other;
+}
+
 __device__ __forceinline__ float shuffle_xor(float value, int mask) {
     return __uint_as_float(shuffle_xor(__float_as_uint(value), mask));
+}
+
+__device__ __forceinline__ float shuffle_xor(float value, int mask, unsigned lanes) {
+    return __uint_as_float(shuffle_xor(__float_as_uint(value), mask, lanes));
 }
 
 }  // namespace ptx

@@ -24,7 +24,7 @@ use lists::Found;
 use std::num::NonZero;
 
 use super::launch::mining::{
-    Above, List, MATRIX_BITS, ROW_BITS, SEARCH_BYTES, SORT_BITS, Sample, Searches, Step,
+    Above, Aside, List, MATRIX_BITS, ROW_BITS, SEARCH_BYTES, SORT_BITS, Sample, Searches, Step,
     sort_counters, tiles,
 };
 use super::launch::{Address, Kind, Launcher, MINED, Operand, Pairs, Tile};
@@ -43,6 +43,9 @@ const COUNTER_BYTES: usize = 32 << 20;
 
 /// Pairs of the sample that tells where a cut may be, at most.
 const SAMPLE: usize = 1 << 20;
+
+/// Counters of a search of the matrix: one a digit, and one that tells the block that comes last.
+const MATRIX_COUNTERS: usize = (1 << MATRIX_BITS) + 1;
 
 /// Bytes of the list of a window, at most.
 const WINDOW_BYTES: usize = 192 << 20;
@@ -189,32 +192,29 @@ impl WindowPlan {
         let above = Above { cut: self.above_cut.at(base), count: above };
         let pairs = &with_cuts(*pairs, shape, search.cuts);
         let harder = Searches { cuts: above.cut, ..search };
-        let every = (0, shape.n as u32);
         let all = Sample::new(tiles(kind.tile, shape.n as u32, shape.m as u32), 1, 0);
+        let aside = Aside::default();
         // SAFETY: as in `CutsPlan::search_tiles`.
         unsafe {
             let find = |search: Searches, words: u32| -> Result<()> {
-                for step in digits.steps().filter(|step| step.word < words) {
-                    launch.count_list(list, step, search, 0, counters)?;
-                    launch.choose(step, 1, counters, search)?;
-                }
-                Ok(())
+                let mut steps = digits.steps().filter(|step| step.word < words);
+                steps.try_for_each(|step| launch.count_list(list, step, search, counters))
             };
             launch.clear_words(list.count, 2)?;
             launch.clear_words(above.count, 2)?;
             // The sample, and the similarities where the window begins and ends.
             launch.begin_search(k as u64, 0, 1, digits.above(), 0, search)?;
             let none = Above::default();
-            launch.collect(kind, x, y, depth, pairs, every, self.sample, 0, none, list, 0, 0)?;
+            launch.collect(kind, x, y, depth, pairs, self.sample, 0, none, list, aside)?;
             for (search, rank) in [harder, search].into_iter().zip(self.ranks) {
                 launch.begin_search(rank, 0, 1, digits.above(), 0, search)?;
                 find(search, 1)?;
             }
             launch.clear_words(list.count, 2)?;
-            launch.collect(kind, x, y, depth, pairs, every, all, 0, above, list, 0, 0)?;
+            launch.collect(kind, x, y, depth, pairs, all, 0, above, list, aside)?;
             launch.judge_window(list, above.count, k as u64, digits.above(), lost, search)?;
             find(search, 3)?;
-            begin(launch, shape, rows(shape), lost, search)
+            begin(launch, shape, lost, search)
         }
     }
 }
@@ -243,15 +243,16 @@ impl CutsPlan {
         let per_row = 4 << ROW_BITS;
         let (rows, counters) = match shape.mining {
             Mining::All => return Ok(None),
-            Mining::Hardest(_) => (shape.n, 8 << MATRIX_BITS),
+            Mining::Hardest(_) => (shape.n, 8 * MATRIX_COUNTERS),
+            // Lists of rows are not searched by way of the tiles.
+            Mining::HardestPerRow(_) if shape.list.is_some() => (0, 0),
             Mining::HardestPerRow(_) => {
                 let most = if lean { 1 } else { COUNTER_BYTES / per_row / side };
-                // The search of a list counts as many rows at a time as the list has.
-                let rows = shape.list.map_or(most * side, |stages| stages.rows);
-                let rows = rows.min(shape.n.next_multiple_of(side));
+                let rows = (most * side).min(shape.n.next_multiple_of(side));
                 (rows, rows * per_row)
             }
         };
+        let searches = if counters == 0 { 0 } else { groups(shape) };
         let window = match shape.mining {
             Mining::Hardest(k) if !lean && shape.list.is_none() => {
                 WindowPlan::plan(layout, shape, kind.tile, k)?
@@ -261,7 +262,7 @@ impl CutsPlan {
         Ok(Some(Self {
             kind,
             window,
-            searches: layout.take::<[u8; SEARCH_BYTES]>(groups(shape))?,
+            searches: layout.take::<[u8; SEARCH_BYTES]>(searches)?,
             counters: layout.take::<u8>(counters)?,
             rows,
         }))
@@ -287,12 +288,12 @@ impl CutsPlan {
         unsafe {
             self.clear(launch, shape, base)?;
             match &self.window {
-                None => begin(launch, shape, rows(shape), 0, search)?,
+                None => begin(launch, shape, 0, search)?,
                 Some(window) => {
                     window.search(launch, shape, self, x, y, pairs, search, base)?;
                 }
             }
-            self.search_tiles(launch, shape, rows(shape), x, y, pairs, search, base)
+            self.search_tiles(launch, shape, x, y, pairs, search, base)
         }
     }
 
@@ -306,20 +307,19 @@ impl CutsPlan {
     unsafe fn clear(&self, launch: &Launcher<'_>, shape: &Shape, base: Address) -> Result<()> {
         let words = match shape.mining {
             Mining::HardestPerRow(_) => (self.rows as u64) << ROW_BITS,
-            _ => 2 << MATRIX_BITS,
+            _ => 2 * MATRIX_COUNTERS as u64,
         };
         // SAFETY: the counters of the plan.
         unsafe { launch.clear_words(self.counters.at(base), words) }
     }
 
-    /// The searches that are not over, by passes over the tiles; of these rows, where there is one
-    /// for each. Safety as for [`find`](Self::find).
+    /// The searches that are not over, by passes over the tiles. Safety as for
+    /// [`find`](Self::find).
     #[allow(clippy::too_many_arguments)] // the operands and results of a pass
     unsafe fn search_tiles(
         &self,
         launch: &Launcher<'_>,
         shape: &Shape,
-        rows: (usize, usize),
         x: Operand,
         y: Operand,
         pairs: &Pairs,
@@ -332,20 +332,18 @@ impl CutsPlan {
         // count.
         unsafe {
             if !search.by_row {
-                for step in steps() {
-                    launch.count_matrix(kind, x, y, depth, pairs, step, search, counters)?;
-                    launch.choose(step, 1, counters, search)?;
-                }
-                return Ok(());
+                return steps().try_for_each(|step| {
+                    launch.count_matrix(kind, x, y, depth, pairs, step, search, counters)
+                });
             }
-            for first in (rows.0..rows.1).step_by(self.rows) {
-                let end = (first + self.rows).min(rows.1);
+            for first in (0..shape.n).step_by(self.rows) {
+                let end = (first + self.rows).min(shape.n);
                 let part = search.starting_at(first);
                 let (first, end) = (first as u32, end as u32);
                 for step in steps() {
                     launch
                         .count_rows(kind, x, y, depth, pairs, first, end, step, search, counters)?;
-                    launch.choose(step, end - first, counters, part)?;
+                    launch.choose_rows(step, end - first, counters, part)?;
                 }
             }
         }
@@ -353,17 +351,10 @@ impl CutsPlan {
     }
 }
 
-/// All rows, from the first to the end.
-fn rows(shape: &Shape) -> (usize, usize) {
-    (0, shape.n)
-}
-
-/// Begins the searches; of these rows, where there is one for each. Safety as for
-/// [`CutsPlan::find`].
+/// Begins the searches. Safety as for [`CutsPlan::find`].
 unsafe fn begin(
     launch: &Launcher<'_>,
     shape: &Shape,
-    (first, end): (usize, usize),
     gate: Address,
     search: Searches,
 ) -> Result<()> {
@@ -372,10 +363,8 @@ unsafe fn begin(
         Mining::Hardest(k) | Mining::HardestPerRow(k) => k as u64,
     };
     let above = Digits::of(shape).above();
-    let count = if search.by_row { end - first } else { 1 };
-    let to = search.starting_at(first);
     // SAFETY: the caller's.
-    unsafe { launch.begin_search(k, first as u32, count as u32, above, gate, to) }
+    unsafe { launch.begin_search(k, 0, groups(shape) as u32, above, gate, search) }
 }
 
 /// Places of a list of pairs.
@@ -468,11 +457,12 @@ pub(super) struct TopKPlan {
     pub bytes: usize,
 }
 
-/// How the pairs are come by.
+/// How the pairs are come by. One a call, on the stack.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant)]
 enum Way {
-    /// In stages.
-    Lists(ListsPlan),
+    /// By a guess. Sorted by way of another list.
+    Lists { lists: ListsPlan, other: ListPlan, counters: Region },
     /// From the cuts, by one pass more.
     Cuts { lists: [ListPlan; 2], count: Region, counters: Region },
 }
@@ -490,7 +480,11 @@ impl TopKPlan {
         let embeddings = Embeddings::plan(&mut layout, &operands, shape)?;
         let cut = layout.take::<[u8; CUT_BYTES]>(groups(shape))?;
         let way = match shape.list {
-            Some(stages) => Way::Lists(ListsPlan::plan(&mut layout, shape, stages)?),
+            Some(stages) => {
+                let lists = ListsPlan::plan(&mut layout, shape, kind, stages, false)?;
+                let counters = layout.take::<u32>(sort_counters(stages.mined))?;
+                Way::Lists { lists, other: ListPlan::plan(&mut layout, stages.mined)?, counters }
+            }
             None => Way::Cuts {
                 lists: [ListPlan::plan(&mut layout, pairs)?, ListPlan::plan(&mut layout, pairs)?],
                 count: layout.take::<u64>(1)?,
@@ -517,12 +511,12 @@ impl TopKPlan {
     ) -> Result<()> {
         let shape = &input.shape;
         let Shape { n, m, d, .. } = *shape;
-        let (by, each): (&[By], _) = match shape.mining {
-            Mining::HardestPerRow(k) => (&[By::Row, By::Similarity, By::Column], k),
-            _ => (&[By::Similarity, By::Row, By::Column], 0),
+        let each = match shape.mining {
+            Mining::HardestPerRow(k) => k,
+            _ => 0,
         };
         // Sorts a list by way of another, into the results of the rows from `first` on.
-        let finish = |first: usize, list: List, other: List, counters: Address| -> Result<()> {
+        let finish = |by: &[By], first: usize, list, other: List, counters| -> Result<()> {
             let steps = sort_steps(by, n, m);
             // What is not asked for goes where nothing is read from any more.
             let moves = sort_steps(by, n, m).count();
@@ -545,13 +539,15 @@ impl TopKPlan {
             let Rows { x, y } =
                 Rows::prepare(&self.operands, &self.embeddings, launch, input, base)?;
             match &self.way {
-                Way::Lists(lists) => {
-                    let count = lists.count.at(base);
-                    let found = Found { cuts: cut, count, poison: 0, positive: 0 };
-                    let counters = lists.counters.at(base);
-                    let cuts = &self.cuts;
-                    lists.mine(launch, shape, x, y, &pairs, cuts, found, base, |rows, one, two| {
-                        finish(rows.0, one, two, counters)
+                Way::Lists { lists, other, counters } => {
+                    let list = lists.sorted(None, base);
+                    let (other, counters) = (other.at(base, list.count), counters.at(base));
+                    let found = Found { cuts: cut, list, positive: 0 };
+                    // The lists are sorted by row and column.
+                    let by: &[By] =
+                        if each > 0 { &[By::Row, By::Similarity] } else { &[By::Similarity] };
+                    lists.mine(launch, shape, x, y, &pairs, &self.cuts, found, base, |rows| {
+                        finish(by, rows.0, list, other, counters)
                     })
                 }
                 Way::Cuts { lists, count, counters } => {
@@ -562,9 +558,14 @@ impl TopKPlan {
                     launch.clear_words(count, 2)?;
                     let (kind, depth) = (self.cuts.kind, d as u32);
                     let all = Sample::new(tiles(kind.tile, n as u32, m as u32), 1, 0);
-                    let (every, none) = ((0, n as u32), Above::default());
-                    launch.collect(kind, x, y, depth, &pairs, every, all, 0, none, list, 0, 0)?;
-                    finish(0, list, other, counters.at(base))
+                    let (none, aside) = (Above::default(), Aside::default());
+                    launch.collect(kind, x, y, depth, &pairs, all, 0, none, list, aside)?;
+                    let by: &[By] = if each > 0 {
+                        &[By::Row, By::Similarity, By::Column]
+                    } else {
+                        &[By::Similarity, By::Row, By::Column]
+                    };
+                    finish(by, 0, list, other, counters.at(base))
                 }
             }
         }

@@ -425,7 +425,9 @@ impl ForwardPlan {
         }
         let cuts = CutsPlan::plan(layout, shape, kind, lean)?;
         let stages = shape.list;
-        let lists = stages.map(|stages| ListsPlan::plan(layout, shape, stages)).transpose()?;
+        let lists = stages
+            .map(|stages| ListsPlan::plan(layout, shape, kind, stages, stages.kept))
+            .transpose()?;
         let terms = match shape.has(LABELED) {
             true => Some(TermsPlan::plan(layout, planner, shape, kind.tile)?),
             false => None,

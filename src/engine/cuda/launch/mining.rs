@@ -41,7 +41,7 @@ pub(in crate::engine::cuda) struct List {
 
 /// Twin of Sample (kernels/mining.cu): which tiles a pass takes, of lines of tiles.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine::cuda) struct Sample {
     stride: u32,
     skip: u32,
@@ -57,14 +57,64 @@ impl Sample {
         Self { stride: stride as u32, skip: skip as u32, line: line as u32, taken: taken as u32 }
     }
 
+    /// Tiles of a line that it takes.
+    pub fn taken(self) -> usize {
+        self.taken as usize
+    }
+
     /// How many of so many tiles it takes.
     pub fn count(self, tiles: usize) -> usize {
         tiles / self.line as usize * self.taken as usize
     }
 }
 
+/// Twin of epilogue::RowLists (kernels/epilogue/select.cuh): `capacity` u64 a row, an even number,
+/// and a u32 that counts them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::cuda) struct RowLists {
+    pub words: Address,
+    pub counts: Address,
+    pub capacity: u32,
+}
+
+/// Twin of Guess (kernels/lists.cu): a sample, and how many of them a cut is to include.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::cuda) struct Guess {
+    values: Address,
+    width: u32,
+    side: u32,
+    stride: u32,
+    rank: u32,
+}
+
+impl Guess {
+    /// Of the tiles that a sample takes of each line.
+    pub fn new(values: Address, sample: Sample, tile: Tile, rank: usize) -> Self {
+        let side = tile.side() as u32;
+        let Sample { stride, taken, .. } = sample;
+        Self { values, width: taken * side, side, stride, rank: rank as u32 }
+    }
+}
+
+/// Twin of Aside (kernels/mining.cu): rows u32, NaN's bits to be set where a row is not finite; and
+/// rows f32, as [`Launcher::stats`] leaves them. Either may be 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::engine::cuda) struct Aside {
+    pub poison: Address,
+    pub positive: Address,
+}
+
 // SAFETY: plain data laid out as C lays it out, field by field as in the kernels' headers.
 unsafe impl DeviceRepr for Step {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for RowLists {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Guess {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Aside {}
 /// Twin of Above (kernels/mining.cu): a cut, or 0, and a u64 that counts what it includes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,6 +138,11 @@ fn list_blocks(list: &List) -> usize {
 
 /// Pairs that a block of the sort takes (kernels/lists.cu).
 const SORT_CHUNK: usize = 2048;
+/// Threads of a row's list (kernels/row_lists.cuh).
+const ROW_LANES: u32 = 8;
+/// Threads of the one block that searches a list, and of one that sorts rows (kernels/lists.cu).
+const SEARCH_THREADS: u32 = 1024;
+const SORT_ROWS_THREADS: u32 = 128;
 /// Threads of a block that sums a list.
 const SUM_THREADS: u32 = 128;
 /// Bits of a digit of the sort.
@@ -125,8 +180,8 @@ impl Launcher<'_> {
     }
 
     /// Begins searches for the k hardest of `count` groups, rows from `first` on. `above`: the bits
-    /// of ~row and ~column
-    /// that no digit covers. Nothing is done where `gate` is not 0 and a 0 stands there.
+    /// of ~row and ~column that no digit covers. Nothing is done where `gate` is not 0 and a 0
+    /// stands there.
     pub unsafe fn begin_search(
         &self,
         k: u64,
@@ -153,8 +208,8 @@ impl Launcher<'_> {
         launch!(self, function, blocks(count as usize), THREADS, &words, &count)
     }
 
-    /// Counts the negatives with each digit that follows those found. `counters`: 2^MATRIX_BITS u64.
-    /// Ranges per side of the tile.
+    /// Counts the negatives with each digit that follows those found, and chooses one. `counters`:
+    /// 2^MATRIX_BITS + 1 u64, 0 before and after. Ranges per side of the tile.
     pub unsafe fn count_matrix(
         &self,
         kind: Kind,
@@ -167,25 +222,22 @@ impl Launcher<'_> {
         counters: Address,
     ) -> Result<()> {
         let function = &self.mining(kind).count_matrix;
-        let grid = tiles(kind.tile, pairs.rows, pairs.columns);
-        let search = search.searches;
+        let all = tiles(kind.tile, pairs.rows, pairs.columns);
+        let (grid, threads) = (all.min(self.resident(kind.tile)), kind.tile.threads());
+        let Searches { searches, cuts, .. } = search;
         launch!(
-            self,
-            function,
-            grid,
-            kind.tile.threads(),
-            &x,
-            &y,
-            &depth,
-            pairs,
-            &step,
-            &search,
+            self, function, grid, threads, &x, &y, &depth, pairs, &step, &searches, &cuts,
             &counters
         )
     }
 
+    /// Blocks that the device holds at a time.
+    fn resident(&self, tile: Tile) -> usize {
+        self.table.multiprocessors * tile.resident()
+    }
+
     /// The same for the rows `first` to `end`, each for itself. `search`: of all rows; `counters`:
-    /// (end − first) × 2^ROW_BITS u32. `first` is a multiple of the tile's side.
+    /// (end − first) × 2^ROW_BITS u32, 0 before. `first` is a multiple of the tile's side.
     pub unsafe fn count_rows(
         &self,
         kind: Kind,
@@ -219,30 +271,23 @@ impl Launcher<'_> {
         )
     }
 
-    /// Chooses the digit of `count` groups from the counters, clears these and moves the cuts.
-    pub unsafe fn choose(
+    /// Chooses the digit of `count` rows from the counters, clears these and moves the cuts.
+    pub unsafe fn choose_rows(
         &self,
         step: Step,
         count: u32,
         counters: Address,
         search: Searches,
     ) -> Result<()> {
-        let kernels = &self.table.mining;
-        let (function, threads) = match search.by_row {
-            true => (&kernels.choose_rows, 32),
-            false => (&kernels.choose_matrix, THREADS),
-        };
+        let function = &self.table.mining.choose_rows;
         let Searches { searches, cuts, .. } = search;
-        launch!(self, function, count as usize, threads, &step, &counters, &searches, &cuts)
+        launch!(self, function, count as usize, 32, &step, &counters, &searches, &cuts)
     }
 
-    /// Adds the negatives of some rows that their cuts include to a list, in any order: those of the
-    /// sample's tiles, whose lines are rows of tiles or all of them. The first row is a multiple of
-    /// the tile's side, the end another, or the last row's. What `above` includes is counted
-    /// and not added. Nothing is done where `gate` is not 0 and a 0 stands there. `pairs` with cuts,
-    /// not MINED, ranges per side of the tile. `poison`: rows u32, NaN's bits set where a row is not finite;
-    /// `positive`: rows f32, as [`Launcher::stats`] leaves them; either may be 0.
-    pub unsafe fn collect(
+    /// The similarities of the tiles of a sample, whose lines are rows of tiles or all of them, in the rows
+    /// `first` to `end`; `first` a multiple of the tile's side. `values`: lines × side × taken ×
+    /// side f32, lines being the rows of tiles or 1. `pairs` not MINED, ranges per side of the tile.
+    pub unsafe fn sample(
         &self,
         kind: Kind,
         x: Operand,
@@ -251,30 +296,219 @@ impl Launcher<'_> {
         pairs: &Pairs,
         (first, end): (u32, u32),
         sample: Sample,
-        gate: Address,
-        above: Above,
-        list: List,
-        poison: Address,
-        positive: Address,
+        values: Address,
+        aside: Aside,
     ) -> Result<()> {
-        let function = &self.mining(kind).collect;
+        let function = &self.mining(kind).sample;
         let grid = sample.count(tiles(kind.tile, end - first, pairs.columns));
+        let threads = kind.tile.threads();
+        launch!(
+            self, function, grid, threads, &x, &y, &depth, pairs, &first, &sample, &values, &aside
+        )
+    }
+
+    /// Adds the negatives of the rows `first` to `end` that are not below their rows' cuts to the
+    /// rows' lists: those of the sample's tiles, whose lines are rows of tiles. `lists`: from
+    /// `first` on. `pairs` with a cut a row, not MINED, ranges per side of the tile.
+    pub unsafe fn collect_rows(
+        &self,
+        kind: Kind,
+        x: Operand,
+        y: Operand,
+        depth: u32,
+        pairs: &Pairs,
+        (first, end): (u32, u32),
+        sample: Sample,
+        lists: RowLists,
+        aside: Aside,
+    ) -> Result<()> {
+        let function = &self.mining(kind).collect_rows;
+        let grid = sample.count(tiles(kind.tile, end - first, pairs.columns));
+        let threads = kind.tile.threads();
+        launch!(
+            self, function, grid, threads, &x, &y, &depth, pairs, &first, &sample, &lists, &aside
+        )
+    }
+
+    /// Where lists of these rows have lost pairs, fills them anew: then with the k hardest among
+    /// others. Lists hold k + side at least. `lost`: a u32 a row; `cuts`: of all rows, those of
+    /// `pairs`.
+    pub unsafe fn repeat_rows(
+        &self,
+        kind: Kind,
+        x: Operand,
+        y: Operand,
+        depth: u32,
+        pairs: &Pairs,
+        (first, end): (u32, u32),
+        k: u32,
+        lists: RowLists,
+        lost: Address,
+        cuts: Address,
+    ) -> Result<()> {
+        let function = &self.mining(kind).repeat_rows;
+        let grid = ((end - first) as usize).div_ceil(kind.tile.side());
+        let threads = kind.tile.threads();
+        launch!(
+            self, function, grid, threads, &x, &y, &depth, pairs, &first, &end, &k, &lists, &lost,
+            &cuts
+        )
+    }
+
+    /// Guesses the cuts of `count` rows from `first` on, and puts the sample's pairs that they
+    /// include into the empty lists. `slack`: pairs more than the guess's rank that will do.
+    pub unsafe fn guess_rows(
+        &self,
+        guess: Guess,
+        slack: u32,
+        first: u32,
+        count: u32,
+        lists: RowLists,
+        cuts: Address,
+    ) -> Result<()> {
+        let grid = (count as usize).div_ceil((THREADS / ROW_LANES) as usize);
+        let function = &self.table.mining.guess_rows;
+        launch!(self, function, grid, THREADS, &guess, &slack, &first, &count, &lists, &cuts)
+    }
+
+    /// Guesses the cut of the whole matrix, and puts the sample's pairs that it includes into the
+    /// empty list. `across`: tiles of a row of tiles.
+    pub unsafe fn guess_matrix(
+        &self,
+        guess: Guess,
+        across: u32,
+        list: List,
+        cut: Address,
+    ) -> Result<()> {
+        let function = &self.table.mining.guess_matrix;
+        launch!(self, function, 1, SEARCH_THREADS, &guess, &across, &list, &cut)
+    }
+
+    /// Searches a list that was collected by a guess, of which cut and list are judged first:
+    /// `lost` (one u32) says whether pairs are missing; then it begins anew, and the search is one
+    /// of all pairs. A `long` list's search is only begun, and over if the list is lost. Before the
+    /// `last` time there is only a better guess: `lost` and the search do not change.
+    pub unsafe fn search_list(
+        &self,
+        list: List,
+        k: u64,
+        digits: (u32, u32),
+        above: (u32, u32),
+        (long, last): (bool, bool),
+        lost: Address,
+        search: Searches,
+    ) -> Result<()> {
+        let function = &self.table.mining.search_list;
+        let ((rows, columns), (row, column)) = (digits, above);
+        let (long, last) = (i32::from(long), i32::from(last));
+        let Searches { searches, cuts, .. } = search;
         launch!(
             self,
             function,
-            grid,
-            kind.tile.threads(),
-            &x,
-            &y,
-            &depth,
-            pairs,
-            &first,
-            &sample,
-            &gate,
-            &above,
+            1,
+            SEARCH_THREADS,
             &list,
-            &poison,
-            &positive
+            &k,
+            &rows,
+            &columns,
+            &row,
+            &column,
+            &long,
+            &last,
+            &lost,
+            &searches,
+            &cuts
+        )
+    }
+
+    /// Adds to `counts` how many pairs of a list the cut includes of each row.
+    pub unsafe fn count_mined(&self, list: List, cut: Address, counts: Address) -> Result<()> {
+        let function = &self.table.mining.count_mined;
+        launch!(self, function, list_blocks(&list), THREADS, &list, &cut, &counts)
+    }
+
+    /// `starts`: where the rows begin of which no more than k count, `count` + 1 u32; the last of
+    /// them is `total` (one u64), too.
+    pub unsafe fn row_starts(
+        &self,
+        counts: Address,
+        count: u32,
+        k: u32,
+        starts: Address,
+        total: Address,
+    ) -> Result<()> {
+        let function = &self.table.mining.row_starts;
+        launch!(self, function, 1, SEARCH_THREADS, &counts, &count, &k, &starts, &total)
+    }
+
+    /// Puts the pairs of a list that the cut includes where their rows begin: a u64 each. `counts`:
+    /// as [`count_mined`](Self::count_mined) leaves them; 0 afterwards.
+    pub unsafe fn place_mined(
+        &self,
+        list: List,
+        cut: Address,
+        starts: Address,
+        counts: Address,
+        words: Address,
+    ) -> Result<()> {
+        let function = &self.table.mining.place_mined;
+        let grid = list_blocks(&list);
+        launch!(self, function, grid, THREADS, &list, &cut, &starts, &counts, &words)
+    }
+
+    /// The k hardest pairs of each of `count` rows from `first` on, sorted by column, into a list;
+    /// `cuts` get the rows' cuts. Or, with a capacity of 0, all of the pairs that
+    /// [`place_mined`](Self::place_mined) has left at `lists.words`.
+    pub unsafe fn sort_rows(
+        &self,
+        lists: RowLists,
+        k: u32,
+        columns: u32,
+        starts: Address,
+        (first, count): (u32, u32),
+        to: List,
+        cuts: Address,
+    ) -> Result<()> {
+        let grid = (count as usize).div_ceil((SORT_ROWS_THREADS / ROW_LANES) as usize);
+        launch!(
+            self,
+            &self.table.mining.sort_rows,
+            grid,
+            SORT_ROWS_THREADS,
+            &lists,
+            &k,
+            &columns,
+            &starts,
+            &first,
+            &count,
+            &to,
+            &cuts
+        )
+    }
+
+    /// Adds the negatives that their cuts include to a list, in any order: those of the sample's
+    /// tiles, of one line. What `above` includes is counted and not added. Nothing is done where
+    /// `gate` is not 0 and a 0 stands there. `pairs` with cuts, not MINED, ranges per side of the
+    /// tile.
+    pub unsafe fn collect(
+        &self,
+        kind: Kind,
+        x: Operand,
+        y: Operand,
+        depth: u32,
+        pairs: &Pairs,
+        sample: Sample,
+        gate: Address,
+        above: Above,
+        list: List,
+        aside: Aside,
+    ) -> Result<()> {
+        let function = &self.mining(kind).collect;
+        let most = if gate == 0 { usize::MAX } else { self.resident(kind.tile) };
+        let (grid, threads) = (sample.taken().min(most), kind.tile.threads());
+        launch!(
+            self, function, grid, threads, &x, &y, &depth, pairs, &sample, &gate, &above, &list,
+            &aside
         )
     }
 
@@ -290,29 +524,17 @@ impl Launcher<'_> {
         launch!(self, &kernels.sort_move, chunks, THREADS, &from, &to, &step, &counters)
     }
 
-    /// As [`Launcher::count_matrix`] and [`Launcher::count_rows`], of the pairs of a list;
-    /// `counters` of rows from `first` on.
+    /// As [`Launcher::count_matrix`], of the pairs of a list.
     pub unsafe fn count_list(
         &self,
         list: List,
         step: Step,
         search: Searches,
-        first: u32,
         counters: Address,
     ) -> Result<()> {
-        let (kernels, searches) = (&self.table.mining, search.searches);
-        let grid = list_blocks(&list);
-        if !search.by_row {
-            let function = &kernels.count_list_matrix;
-            return launch!(self, function, grid, THREADS, &list, &step, &searches, &counters);
-        }
-        let function = &kernels.count_list_rows;
-        launch!(self, function, grid, THREADS, &list, &step, &searches, &first, &counters)
-    }
-
-    /// `lost` (one u32) = whether the list has lost pairs; it begins anew then.
-    pub unsafe fn judge_list(&self, list: List, lost: Address) -> Result<()> {
-        launch!(self, &self.table.mining.judge_list, 1, 1, &list, &lost)
+        let (function, grid) = (&self.table.mining.count_list, list_blocks(&list));
+        let Searches { searches, cuts, .. } = search;
+        launch!(self, function, grid, THREADS, &list, &step, &searches, &cuts, &counters)
     }
 
     /// Begins the search in a list for the k-th pair, `above` (one u64) being harder than all of it;
@@ -329,13 +551,6 @@ impl Launcher<'_> {
         let function = &self.table.mining.judge_window;
         let ((row, column), Searches { searches, cuts, .. }) = (bits, search);
         launch!(self, function, 1, 1, &list, &above, &k, &row, &column, &lost, &searches, &cuts)
-    }
-
-    /// Adds the pairs that their cuts include to `to`, in any order.
-    pub unsafe fn keep_mined(&self, from: List, search: Searches, to: List) -> Result<()> {
-        let (cuts, stride) = (search.cuts, u32::from(search.by_row));
-        let function = &self.table.mining.keep_mined;
-        launch!(self, function, list_blocks(&from), THREADS, &from, &cuts, &stride, &to)
     }
 
     /// `starts`: groups + 1 u32, of a list sorted by row or by column; groups from `first` on.
@@ -365,7 +580,7 @@ impl Launcher<'_> {
         launch!(
             self,
             &self.table.mining.list_groups,
-            (rows as usize).div_ceil(WARPS),
+            (rows as usize).div_ceil((THREADS / ROW_LANES) as usize),
             THREADS,
             &list,
             &starts,

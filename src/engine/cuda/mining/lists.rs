@@ -1,94 +1,192 @@
 //! Room: engines, CUDA. Mining where few pairs are mined: they are a sorted list, found in one pass
 //! over the tiles, from which both the log-sum-exp and the gradient are computed.
 //!
-//! The pass comes in stages, each over five times as many tiles as all before it. After a stage the
-//! k-th hardest pair so far is known, and the next stage collects those alone that are at least as
-//! hard: about 4·k of them. Tiles of a stage lie evenly in the matrix. Where the pairs do not fit the
-//! list (many equal similarities, or the hardest where no stage looked but the last), the cuts are
-//! searched by passes over all tiles and the pairs collected anew: slower, and just as exact. All
-//! these launches are always made, and end at once where they are not needed.
+//! The pass comes in parts. A sample of the tiles, which lie evenly in the matrix, tells a cut that the
+//! mined pairs lie above in all likelihood, and not many more; the pairs above it are collected from
+//! the sample and from the rest of the tiles. Of a large matrix a seventh of the tiles is between the
+//! two, a better sample than the few first ones: hard pairs may lie close together. Where the guess was wrong (too few lie
+//! above it, or more than there is room for), that is seen on the device, and the pairs are found
+//! without a guess: of rows, by one pass over their tiles that keeps the hardest so far; of the
+//! matrix, by the search for its cut. These launches are always made, and end at once where they are
+//! not needed.
 //!
-//! Where each row has its own cut, rows are mined in panels if the list would be too long for all;
-//! the mined pairs are not kept then, and the gradient is computed from the cuts.
+//! Each row of the matrix has its own candidates, and they come out of their selection sorted by
+//! column; the hardest of the whole matrix are dealt to their rows first.
+//!
+//! Where each row has its own cut, rows are mined in panels if the candidates would be too many for
+//! all; the mined pairs are not kept then, and the gradient is computed from the cuts.
 
-use super::super::launch::mining::{Above, List, Sample, Step, sort_counters};
+use super::super::launch::mining::{
+    Above, Aside, Guess, List, RowLists, Sample, sort_counters, tiles,
+};
 use super::super::launch::{
-    Address, Coefficients, Groups, LABELED, Launcher, Operand, Output, Pairs, Tile,
+    Address, Coefficients, Groups, Kind, LABELED, Launcher, Operand, Output, Pairs, Tile,
 };
 use super::super::passes::Shape;
 use super::super::workspace::{Layout, Region};
-use super::{
-    By, COUNTER_BYTES, CutsPlan, Digits, ListPlan, ROW_BITS, begin, sort, sort_steps, with_cuts,
-};
+use super::{By, CutsPlan, Digits, ListPlan, begin, sort, sort_steps, stride, with_cuts};
 use crate::Result;
 use crate::loss::formula::Mining;
 
-/// Bytes of the list that the stages collect, at most; less where the caller sets a bound.
+/// Bytes of the lists of candidates, at most; less where the caller sets a bound.
 pub(in super::super) const LIST_BYTES: usize = 192 << 20;
 
-/// Each stage sees so many times the tiles of all before it and itself together.
-const RATIO: usize = 5;
+/// Pairs of a sample, or of a list, that one block goes through.
+const SHORT: usize = 1 << 18;
 
-/// The stages of a problem.
+/// The parts of a problem's pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Stages {
-    /// Tiles of a line: all, or those of a row of tiles.
-    line: usize,
-    count: u32,
+    /// The sample, and the rest: of all tiles, or of those of every row of tiles. Of all, there may
+    /// be a part that is looked at before the rest, and is its sample; with the rank in both.
+    sample: Sample,
+    middle: Option<(Sample, usize)>,
+    rest: Sample,
+    by_row: bool,
+    /// How many pairs are mined of a group, at most; and of the sample's, how many a cut is to
+    /// include.
+    k: usize,
+    rank: usize,
     /// Rows that are mined at a time: all, or some where each has its own cut.
     pub rows: usize,
-    /// Pairs that the stages may collect of these rows.
+    /// Pairs that are collected of a group, at most.
     capacity: usize,
-    /// Pairs of them that are mined, at most.
-    mined: usize,
+    /// Pairs that are mined of these rows, at most.
+    pub(super) mined: usize,
     /// Whether the mined pairs are kept for the gradient.
     pub kept: bool,
 }
 
-/// The stages by which few pairs are mined, with a list of so many bytes at most; `None` where there
-/// is no mining, or of too many pairs.
+/// Of `k` pairs, how many a share of them may hold: more in one case of a million, if the share was
+/// chosen by chance.
+fn at_most(k: usize, share: f64) -> usize {
+    let expected = k as f64 * share;
+    ((expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize).min(k)
+}
+
+/// How many pairs more than its rank a guess may include of a sample.
+fn slack(rank: usize) -> usize {
+    rank / 4
+}
+
+/// How many pairs there may be by chance where so many are expected, as `found` of a sample say.
+fn likely(expected: f64, found: usize) -> f64 {
+    let found = found as f64;
+    expected * (1.0 + 5.0 / found.sqrt() + 8.0 / found)
+}
+
+/// Instructions, about: of a pair of the sample, and of a candidate; of rows, and of the matrix.
+const ROW_COSTS: (f64, f64) = (20.0, 130.0);
+const MATRIX_COSTS: (f64, f64) = (30.0, 150.0);
+
+/// How few pairs are mined, with lists of so many bytes at most; `None` where there is no mining, or
+/// of too many pairs.
 pub(in super::super) fn stages(shape: &Shape, tile: Tile, list_bytes: usize) -> Option<Stages> {
+    let stages = match shape.mining {
+        Mining::All => None,
+        Mining::Hardest(k) => of_matrix(shape, tile, k, list_bytes),
+        Mining::HardestPerRow(k) => of_rows(shape, tile, k, list_bytes),
+    }?;
+    // With labels, the gradient has positives too many for a list.
+    let kept = stages.rows == shape.n && shape.flags & LABELED == 0;
+    Some(Stages { kept, ..stages })
+}
+
+fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Stages> {
     let Shape { n, m, .. } = *shape;
     let side = tile.side();
-    let across = m.div_ceil(side);
-    let pairs = n.checked_mul(m)?;
-    // Tiles of a line, pairs of a tile in one of their groups, the most pairs of a group.
-    let (line, cell, k, most, by_row) = match shape.mining {
-        Mining::All => return None,
-        Mining::Hardest(k) => (across * n.div_ceil(side), side * side, k, pairs, false),
-        Mining::HardestPerRow(k) => (across, side, k, m, true),
+    let line = m.div_ceil(side);
+    let share = |taken: usize| taken as f64 / line as f64;
+    let cost = |&taken: &usize| {
+        let candidates = at_most(k, share(taken)) as f64 / share(taken);
+        (taken * side) as f64 * ROW_COSTS.0 + candidates * ROW_COSTS.1
     };
-    // A first stage of twice as many pairs as are mined has a cut worth something. Every later one
-    // has a tile, since the one before has not all.
-    let (mut count, mut stride) = (1, 1);
-    while line.div_ceil(stride) > 1
-        && line.div_ceil(stride * RATIO).checked_mul(cell)? >= k.checked_mul(2)?
-    {
-        stride *= RATIO;
-        count += 1;
+    let choices = (0..).map(|power| 1 << power).take_while(|&taken| 2 * taken <= line);
+    let taken = choices.min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
+    let stride = line / taken;
+    let sample = Sample::new(line, stride, 0);
+    let taken = sample.taken();
+    let rank = at_most(k, share(taken));
+    let found = rank + slack(rank);
+    let expected = found as f64 / share(taken);
+    let capacity = (likely(expected, found) as usize).max(k.checked_add(side)?).min(m / 2) & !1;
+    if capacity < k + side || (capacity as f64) < 1.5 * expected || 2 * found > taken * side {
+        return None;
     }
-    let first = line.div_ceil(stride).checked_mul(cell)?.min(most);
-    let later = (count as usize - 1).checked_mul(k.checked_mul(2 * (RATIO - 1))?)?;
-    let slack = 1024 * (count as usize - 1);
-    let each = first.checked_add(later)?;
-    // Rows whose pairs the list holds and whose counters there are.
-    let rows = match by_row {
-        false => n,
-        true => {
-            let most = (list_bytes / 12).checked_sub(slack)? / each;
-            (most.min(COUNTER_BYTES >> (ROW_BITS + 2)) / side * side).min(n)
-        }
-    };
+    // Rows whose candidates there is room for.
+    let rows = list_bytes / (8 * capacity + 4 * taken * side) / side * side;
     if rows == 0 {
         return None;
     }
-    let groups = if by_row { rows } else { 1 };
-    let capacity = groups.checked_mul(each)?.checked_add(slack)?;
-    let few = capacity.checked_mul(2)? <= rows * m && capacity.checked_mul(12)? <= list_bytes;
-    let mined = groups.checked_mul(k.min(most))?;
-    // With labels, the gradient has positives too many for a list.
-    let kept = rows == n && shape.flags & LABELED == 0;
-    few.then_some(Stages { line, count, rows, capacity, mined, kept })
+    let rows = rows.min(n);
+    let rest = Sample::new(line, 1, stride);
+    let mined = rows.checked_mul(k)?;
+    let by_row = true;
+    Some(Stages { sample, middle: None, rest, by_row, k, rank, rows, capacity, mined, kept: false })
+}
+
+fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Stages> {
+    let Shape { n, m, .. } = *shape;
+    let side = tile.side();
+    let (across, cell) = (m.div_ceil(side), side * side);
+    let line = across * n.div_ceil(side);
+    let pairs = n.checked_mul(m)?;
+    // What a list costs must stay small against the pass.
+    if k > pairs / 32 {
+        return None;
+    }
+    // Every seventh tile is a sample of the rest, and has one of its own; seven, if no row of tiles
+    // is a multiple of it, else something near.
+    let unit = [7, 9, 11, 13].into_iter().find(|unit| across % unit != 0).unwrap_or(5);
+    let share = |taken: usize, of: usize| taken as f64 / of as f64;
+    let least = (line / 64).clamp(1, 8);
+    let choices = (0..).map(|power| least << power);
+    // One block goes through the sample, the longer the longer the pass.
+    let most = SHORT.max(pairs >> 12).min(1 << 24).min(list_bytes / 4).max(cell);
+    let choices = choices.take_while(|&taken| 2 * taken <= line && taken * cell <= most);
+    // Where few are mined, the seventh may have some times less of them than its share.
+    let margin = (pairs / k.saturating_mul(256).max(1)).clamp(1, 4);
+    // The rank of the guess, and the candidates: of the seventh with the sample's cut, and of the
+    // rest with the seventh's; or without a seventh.
+    let candidates = |taken: usize, middle: bool, slack: fn(usize) -> usize| {
+        let seventh = if middle { line.div_ceil(unit) } else { taken };
+        let rank = at_most(k, share(seventh, line));
+        let found = (rank + slack(rank)) as f64;
+        let margin = if middle { margin as f64 } else { 1.0 };
+        (rank, found / share(taken, seventh) + margin * found / share(seventh, line))
+    };
+    let cost_of = |taken: usize, middle: bool| {
+        let (_, candidates) = candidates(taken, middle, |_| 0);
+        (taken * cell) as f64 * MATRIX_COSTS.0 + candidates * MATRIX_COSTS.1
+    };
+    // A thirtieth of the pass, on the fastest engine, is worth a better guess, if there is room.
+    let is_large = |taken: usize| {
+        let (_, candidates) = candidates(taken, true, slack);
+        line >= 3 * unit * taken
+            && cost_of(taken, true) <= pairs as f64
+            && 36.0 * candidates <= list_bytes as f64
+    };
+    let cost = |&taken: &usize| cost_of(taken, is_large(taken));
+    let taken = choices.min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
+    let (sample, middle, rest) = if is_large(taken) {
+        let part = stride(line.div_ceil(unit), across, taken)?;
+        let sample = Sample::new(line, unit * part, 0);
+        (sample, Some(Sample::new(line, unit, part)), Sample::new(line, 1, unit))
+    } else {
+        let stride = stride(line, across, taken)?;
+        (Sample::new(line, stride, 0), None, Sample::new(line, 1, stride))
+    };
+    let (rank, expected) = candidates(sample.taken(), middle.is_some(), slack);
+    let room = k.checked_mul(2)? + 1024;
+    let capacity = (2.0 * likely(expected, rank)) as usize;
+    let capacity = capacity.max(room).min(pairs / 2);
+    let fits = capacity >= room && capacity as f64 >= 1.5 * expected;
+    if !fits || 2 * rank > sample.taken() * cell || capacity.checked_mul(12)? > list_bytes {
+        return None;
+    }
+    let middle = middle.map(|tiles| (tiles, (margin * rank).min(k)));
+    let (by_row, rows, mined, kept) = (false, n, k, false);
+    Some(Stages { sample, middle, rest, by_row, k, rank, rows, capacity, mined, kept })
 }
 
 /// The mined pairs, sorted by row, then column: what backward needs of them.
@@ -111,17 +209,27 @@ impl SavedList {
 /// Where the forward pass keeps its lists.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct ListsPlan {
+    kind: Kind,
     stages: Stages,
-    wide: ListPlan,
-    /// Two to sort by way of, and one for the result where it is not kept.
-    mined: [ListPlan; 2],
-    sorted: Option<ListPlan>,
-    pub(super) count: Region,
-    wide_count: Region,
+    /// The similarities of the sample.
+    values: Region,
+    candidates: Candidates,
+    /// What is 0 at first: the candidates' number, if there is one; and of every row, its poison
+    /// and how many candidates it has.
+    zeros: Region,
     lost: Region,
-    pub(super) counters: Region,
     starts: Region,
-    poison: Region,
+    /// The result, where it is not kept.
+    sorted: Option<SavedList>,
+}
+
+/// Where candidates are collected.
+#[derive(Clone, Copy, Debug)]
+enum Candidates {
+    /// Each row's for itself.
+    Rows { words: Region },
+    /// All in one list, the mined ones of which are then dealt to their rows.
+    Matrix { list: ListPlan, words: Region },
 }
 
 /// What the forward pass of a list is given, and where its results go.
@@ -137,22 +245,44 @@ pub(in super::super) struct Targets {
 }
 
 impl ListsPlan {
-    pub fn plan(layout: &mut Layout, shape: &Shape, stages: Stages) -> Result<Self> {
-        let mut list = || ListPlan::plan(layout, stages.mined);
-        let mined = [list()?, list()?];
-        let sorted = if stages.kept { None } else { Some(list()?) };
+    /// `kept`: whether the result goes where [`SavedList`] says.
+    pub fn plan(
+        layout: &mut Layout,
+        shape: &Shape,
+        kind: Kind,
+        stages: Stages,
+        kept: bool,
+    ) -> Result<Self> {
+        let side = kind.tile.side();
+        let (rows, sampled) = (stages.rows.next_multiple_of(side), stages.sample.taken() * side);
+        let (values, candidates, lost) = if stages.by_row {
+            let words = layout.take::<u64>(stages.rows * stages.capacity)?;
+            (rows * sampled, Candidates::Rows { words }, stages.rows)
+        } else {
+            let list = ListPlan::plan(layout, stages.capacity)?;
+            let words = layout.take::<u64>(stages.mined)?;
+            (side * sampled, Candidates::Matrix { list, words }, 1)
+        };
+        let sorted = if kept { None } else { Some(SavedList::plan(layout, stages)?) };
         Ok(Self {
+            kind,
             stages,
-            mined,
-            sorted,
-            count: layout.take::<u64>(1)?,
-            wide: ListPlan::plan(layout, stages.capacity)?,
-            wide_count: layout.take::<u64>(1)?,
-            lost: layout.take::<u32>(1)?,
-            counters: layout.take::<u32>(sort_counters(stages.mined))?,
+            values: layout.take::<f32>(values)?,
+            candidates,
+            zeros: layout.take::<u64>(1 + shape.n)?,
+            lost: layout.take::<u32>(lost)?,
             starts: layout.take::<u32>(stages.rows + 1)?,
-            poison: layout.take::<u32>(shape.n)?,
+            sorted,
         })
+    }
+
+    /// The list of the result; `saved`: where it is if it is kept.
+    pub(super) fn sorted(&self, saved: Option<(&SavedList, Address)>, base: Address) -> List {
+        match (saved, &self.sorted) {
+            (_, Some(sorted)) => sorted.at(base),
+            (Some((saved, at)), None) => saved.at(at),
+            (None, None) => unreachable!("a result is kept somewhere"),
+        }
     }
 
     /// Mines: the cuts, the sorted list, the groups of the rows.
@@ -174,23 +304,14 @@ impl ListsPlan {
         to: Targets,
         base: Address,
     ) -> Result<()> {
-        let Shape { n, m, .. } = *shape;
-        let sorted = match (saved, &self.sorted) {
-            (Some(saved), None) => saved.at(to.saved),
-            (_, sorted) => sorted.unwrap_or(self.mined[0]).at(base, self.count.at(base)),
-        };
-        let (poison, starts) = (self.poison.at(base), self.starts.at(base));
-        let found = Found { cuts: to.cuts, count: sorted.count, poison, positive: to.positive };
+        let list = self.sorted(saved.map(|saved| (saved, to.saved)), base);
+        let found = Found { cuts: to.cuts, list, positive: to.positive };
+        let (poison, starts) = (self.poison(base), self.starts.at(base));
         // SAFETY: regions of the plans are as large as their sizes say; every kernel reads what one
         // before it wrote.
         unsafe {
-            launch.clear_words(poison, n as u64)?;
-            self.mine(launch, shape, x, y, pairs, cuts, found, base, |rows, mined, other| {
-                let (first, end) = rows;
+            self.mine(launch, shape, x, y, pairs, cuts, found, base, |(first, end)| {
                 let (count, offset) = ((end - first) as u32, first as u64 * 4);
-                let steps = sort_steps(&[By::Row, By::Column], n, m);
-                sort(launch, mined, [other, mined], sorted, steps, self.counters.at(base))?;
-                launch.list_starts(sorted, true, first as u32, count, starts)?;
                 let Groups { maximum, sum, log2_sum, .. } = to.rows;
                 let groups = Groups {
                     maximum: maximum + offset,
@@ -198,13 +319,17 @@ impl ListsPlan {
                     log2_sum: if log2_sum == 0 { 0 } else { log2_sum + offset },
                     ..to.rows
                 };
-                launch.list_groups(sorted, starts, count, poison + offset, scale, groups)
+                launch.list_groups(list, starts, count, poison + offset, scale, groups)
             })
         }
     }
 
-    /// Mines the rows that belong together, one panel after the other, and hands each panel's pairs
-    /// on, in any order: its rows, the list, and another of its length to sort by way of.
+    fn poison(&self, base: Address) -> Address {
+        self.zeros.at(base) + 8
+    }
+
+    /// Mines the rows that belong together, one panel after the other, and says which rows' pairs
+    /// the list holds: sorted by row, then column.
     ///
     /// # Safety
     /// As for [`run`](Self::run).
@@ -219,57 +344,78 @@ impl ListsPlan {
         cuts: &CutsPlan,
         to: Found,
         base: Address,
-        mut then: impl FnMut((usize, usize), List, List) -> Result<()>,
+        mut then: impl FnMut((usize, usize)) -> Result<()>,
     ) -> Result<()> {
         let Shape { n, m, d, .. } = *shape;
-        let (kind, depth) = (cuts.kind, d as u32);
-        let across = m.div_ceil(kind.tile.side());
-        let search = cuts.search(shape, to.cuts, base);
+        let (kind, depth) = (self.kind, d as u32);
+        let Stages { sample, middle, rest, k, rank, capacity, .. } = self.stages;
         let pairs = &with_cuts(*pairs, shape, to.cuts);
-        let lost = self.lost.at(base);
-        let wide = self.wide.at(base, self.wide_count.at(base));
-        let [mined, other] = self.mined.map(|list| list.at(base, to.count));
-        let (counters, none) = (cuts.counters.at(base), Above::default());
-        let collect = |rows: (usize, usize), sample, gate, poison, positive| {
-            let rows = (rows.0 as u32, rows.1 as u32);
-            // SAFETY: as below.
-            unsafe {
-                launch.collect(
-                    kind, x, y, depth, pairs, rows, sample, gate, none, wide, poison, positive,
-                )
-            }
-        };
+        let values = self.values.at(base);
+        let guess = Guess::new(values, sample, kind.tile, rank);
+        let (lost, starts) = (self.lost.at(base), self.starts.at(base));
+        let counts = self.poison(base) + 4 * n as u64;
+        let aside = Aside { poison: self.poison(base), positive: to.positive };
         // SAFETY: as in `run`.
         unsafe {
-            cuts.clear(launch, shape, base)?;
-            for first in (0..n).step_by(self.stages.rows) {
-                let rows = (first, (first + self.stages.rows).min(n));
-                let groups = if search.by_row { (rows.1 - first) as u32 } else { 1 };
-                let part = search.starting_at(first);
-                launch.clear_words(wide.count, 2)?;
-                launch.clear_words(to.count, 2)?;
-                begin(launch, shape, rows, 0, search)?;
-                for stage in (0..self.stages.count).rev() {
-                    let skip = if stage + 1 == self.stages.count { 0 } else { RATIO };
-                    let sample = Sample::new(self.stages.line, RATIO.pow(stage), skip);
-                    collect(rows, sample, 0, to.poison, to.positive)?;
-                    begin(launch, shape, rows, 0, search)?;
-                    // Between stages the better part of the similarity will do.
-                    let enough = |step: &Step| stage == 0 || (step.word == 0 && step.shift > 0);
-                    for step in Digits::of(shape).steps().filter(enough) {
-                        launch.count_list(wide, step, search, first as u32, counters)?;
-                        launch.choose(step, groups, counters, part)?;
+            launch.clear_words(self.zeros.at(base), 2 + 2 * n as u64)?;
+            let (list, words) = match &self.candidates {
+                Candidates::Matrix { list, words } => (list, words.at(base)),
+                Candidates::Rows { words } => {
+                    for first in (0..n).step_by(self.stages.rows) {
+                        let end = (first + self.stages.rows).min(n);
+                        let (rows, count) = ((first as u32, end as u32), (end - first) as u32);
+                        let counts = counts + 4 * first as u64;
+                        let lists =
+                            RowLists { words: words.at(base), counts, capacity: capacity as u32 };
+                        let slack = slack(rank) as u32;
+                        launch.sample(kind, x, y, depth, pairs, rows, sample, values, aside)?;
+                        launch.guess_rows(guess, slack, rows.0, count, lists, to.cuts)?;
+                        launch.collect_rows(kind, x, y, depth, pairs, rows, rest, lists, aside)?;
+                        let k = k as u32;
+                        launch
+                            .repeat_rows(kind, x, y, depth, pairs, rows, k, lists, lost, to.cuts)?;
+                        launch.row_starts(counts, count, k, starts, to.list.count)?;
+                        let rows = (rows.0, count);
+                        launch.sort_rows(lists, k, m as u32, starts, rows, to.list, to.cuts)?;
+                        then((first, end))?;
                     }
+                    return Ok(());
                 }
-                launch.judge_list(wide, lost)?;
-                begin(launch, shape, rows, lost, search)?;
-                cuts.search_tiles(launch, shape, rows, x, y, pairs, search, base)?;
-                collect(rows, Sample::new(across, 1, 0), lost, 0, 0)?;
-                launch.keep_mined(wide, search, mined)?;
-                then(rows, mined, other)?;
+            };
+            let (rows, across) = ((0, n as u32), m.div_ceil(kind.tile.side()) as u32);
+            let list = list.at(base, self.zeros.at(base));
+            let (search, none) = (cuts.search(shape, to.cuts, base), Above::default());
+            let digits = Digits::of(shape);
+            let long = capacity > SHORT;
+            cuts.clear(launch, shape, base)?;
+            launch.sample(kind, x, y, depth, pairs, rows, sample, values, aside)?;
+            launch.guess_matrix(guess, across, list, to.cuts)?;
+            let above = digits.above();
+            if let Some((middle, rank)) = middle {
+                launch.collect(kind, x, y, depth, pairs, middle, 0, none, list, aside)?;
+                let (rank, how) = (rank as u64, (false, false));
+                launch.search_list(list, rank, (0, 0), above, how, lost, search)?;
             }
+            launch.collect(kind, x, y, depth, pairs, rest, 0, none, list, aside)?;
+            let (k, further) = (k as u64, (digits.rows, digits.columns));
+            launch.search_list(list, k, further, above, (long, true), lost, search)?;
+            if long {
+                let counters = cuts.counters.at(base);
+                digits
+                    .steps()
+                    .try_for_each(|step| launch.count_list(list, step, search, counters))?;
+                begin(launch, shape, lost, search)?;
+            }
+            cuts.search_tiles(launch, shape, x, y, pairs, search, base)?;
+            let all = Sample::new(tiles(kind.tile, n as u32, m as u32), 1, 0);
+            launch.collect(kind, x, y, depth, pairs, all, lost, none, list, Aside::default())?;
+            launch.count_mined(list, to.cuts, counts)?;
+            launch.row_starts(counts, n as u32, u32::MAX, starts, to.list.count)?;
+            launch.place_mined(list, to.cuts, starts, counts, words)?;
+            let dealt = RowLists { words, counts, capacity: 0 };
+            launch.sort_rows(dealt, 0, m as u32, starts, rows, to.list, 0)?;
+            then((0, n))
         }
-        Ok(())
     }
 }
 
@@ -277,10 +423,8 @@ impl ListsPlan {
 #[derive(Clone, Copy)]
 pub(super) struct Found {
     pub cuts: Address,
-    /// One u64, of the mined list.
-    pub count: Address,
-    /// n u32 that are 0, and n f32, as [`Launcher::collect`] says; or 0.
-    pub poison: Address,
+    pub list: List,
+    /// n f32, as [`Launcher::stats`] leaves them; or 0.
     pub positive: Address,
 }
 
@@ -418,12 +562,15 @@ mod tests {
 
     #[test]
     fn stages_take_every_tile_once() {
-        for line in [1, 2, 4, 5, 6, 24, 25, 26, 1000] {
+        for (line, step) in [(2, 2), (4, 2), (5, 5), (6, 5), (24, 7), (1000, 31)] {
             let mut taken = vec![0; line];
-            for (stride, skip) in [(25, 0), (5, 5), (1, 5)] {
+            for (stride, skip) in [(step, 0), (1, step)] {
                 let sample = Sample::new(line, stride, skip);
                 for block in 0..sample.count(line) {
-                    let multiple = if skip == 0 { block } else { block / 4 * 5 + block % 4 + 1 };
+                    let multiple = match skip {
+                        0 => block,
+                        _ => block / (skip - 1) * skip + block % (skip - 1) + 1,
+                    };
                     taken[multiple * stride] += 1;
                 }
             }
@@ -438,26 +585,28 @@ mod tests {
         // A tenth of all pairs is too much for a list.
         assert_eq!(of(8192, 8192, Mining::Hardest(8192 * 819)), None);
         let few = of(8192, 8192, Mining::Hardest(100_000)).unwrap();
-        assert!(few.count >= 3 && few.capacity < 4_000_000 && few.mined == 100_000, "{few:?}");
+        assert!(few.capacity < 4_000_000 && few.mined == 100_000, "{few:?}");
+        let parts = of(16384, 16384, Mining::Hardest(16384)).unwrap();
+        let Stages { sample, middle, rest, .. } = parts;
+        let all = sample.taken() + middle.unwrap().0.taken() + rest.taken();
+        assert_eq!(all, 128 * 128, "{parts:?}");
+        // The size of the test of three parts in tests/cuda_mining.rs.
+        let parts = stages(&shape(500, 490, Mining::Hardest(20)), Tile::Small, LIST_BYTES).unwrap();
+        assert!(parts.middle.is_some(), "{parts:?}");
         assert!(of(8192, 8192, Mining::HardestPerRow(16)).is_some());
         let panels = of(1 << 20, 1 << 20, Mining::HardestPerRow(1024)).unwrap();
-        assert!(
-            !panels.kept && panels.rows.is_multiple_of(128) && panels.rows < 1000,
-            "{panels:?}"
-        );
-        assert_eq!(of(8192, 8192, Mining::HardestPerRow(1024)), None);
+        assert!(!panels.kept && panels.rows.is_multiple_of(128), "{panels:?}");
+        assert_eq!(of(8192, 8192, Mining::HardestPerRow(4096)), None);
         assert_eq!(of(10, 10, Mining::Hardest(usize::MAX)), None);
         for m in (1..80).map(|tiles| tiles * 64) {
             for mining in [Mining::Hardest(1), Mining::HardestPerRow(1), Mining::HardestPerRow(70)]
             {
                 let Some(stages) = of(1000, m, mining) else { continue };
-                let stage = |j| {
-                    let skip = if j + 1 == stages.count { 0 } else { RATIO };
-                    Sample::new(stages.line, RATIO.pow(j), skip).count(stages.line)
-                };
-                let tiles: Vec<usize> = (0..stages.count).map(stage).collect();
-                assert!(tiles.iter().all(|&count| count > 0), "{stages:?}");
-                assert_eq!(tiles.iter().sum::<usize>(), stages.line);
+                let Stages { sample, rest, k, rank, capacity, .. } = stages;
+                assert!(sample.taken() > 0 && rest.taken() > 0, "{stages:?}");
+                assert!((1..=k).contains(&rank) && capacity >= k, "{stages:?}");
+                // The smallest number that repeat_rows needs.
+                assert!(!stages.by_row || capacity >= k + 128, "{stages:?}");
             }
         }
         assert!(of(1 << 20, 1 << 20, Mining::Hardest(100_000)).is_some());
