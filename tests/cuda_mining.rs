@@ -15,7 +15,7 @@ use metric_kernels::{
     DType, Engine, Error, Matrix, Mining, NO_POSITIVE, Reduction, Scope, Weighting, ops,
 };
 
-/// Tiles of 32: 5 × 5, taken in three stages; a row of them in two.
+/// Tiles of 32: 5 × 5, some of which are a sample; of a row of them too.
 const SIZE: (usize, usize, usize) = (140, 139, 6);
 
 const COUNTS: [Mining; 7] = [
@@ -141,7 +141,7 @@ fn top_k_of_few_and_of_many() {
             assert_eq!(given, expected, "k = {k}, {scope:?}, place {at}");
         }
     };
-    // In stages, by way of a sample, by searching.
+    // By a guess, by way of a window, by searching.
     for k in [1, 100, 4000, n * m - 1] {
         check(&mut cuda, k, Scope::Matrix);
     }

@@ -20,15 +20,16 @@
 //! # Mining
 //! Few mined pairs are a list, collected in the one pass over the n·m pairs that a loss makes anyway;
 //! their gradient costs their number times d, with no pass at all, unless labels say what is positive
-//! or the rows of [`Mining::HardestPerRow`] had to be mined some at a time. Few means that the lists
-//! collected on the way, of 10 to 30 times the mined pairs, take at most half as many places as there
-//! are pairs, and 192 MiB (of some rows at a time, where each row is mined for itself).
+//! or the rows of [`Mining::HardestPerRow`] had to be mined some at a time. A sample of the pairs tells
+//! a threshold that the mined ones lie above in all likelihood. Few means at most a 32nd of all pairs,
+//! or candidates for at most half of each row, and 192 MiB of them (of some rows at a time, where each
+//! row is mined for itself).
 //!
 //! More pairs are told by a threshold, which costs passes of its own: one for the hardest of the whole
 //! matrix, four for those of each row. Loss and gradients then run as without mining.
 //!
 //! Where data make a list overflow or a guess fail (many equal similarities at the place that counts,
-//! the hardest pairs all together), three to nine more passes find the same set. That is decided on
+//! the hardest pairs all together), one to nine more passes find the same set. That is decided on
 //! the device, by launches that are always made and end at once where they are not needed: nothing
 //! waits for the host, and a captured graph is right whatever data it is replayed on.
 //!
