@@ -42,18 +42,15 @@ pub(super) struct Rescale {
 const MOST_ROWS: usize = 512;
 
 /// Rows that a panel has wherever there are enough: S packs its candidates anew for every panel, and
-/// fewer rows would make that cost show. Long rows take more arithmetic in the same time, and half as
-/// many will do: the panel and the packed rows are most of the memory.
-fn usual_rows(d: usize) -> usize {
-    if d < 256 { 256 } else { 128 }
-}
+/// fewer rows would make that cost show.
+const USUAL_ROWS: usize = 256;
 
 /// Panel elements beyond which a panel has fewer rows: 64 MiB.
 const PANEL_ELEMENTS: usize = 1 << 24;
 
 /// Between an eighth and a sixteenth of the rows, within the limits above.
-fn panel_rows(n: usize, m: usize, d: usize) -> usize {
-    let rows = (n / 8).clamp(128, usual_rows(d)).max(n / 16).next_multiple_of(8).min(MOST_ROWS);
+fn panel_rows(n: usize, m: usize) -> usize {
+    let rows = (n / 8).clamp(128, USUAL_ROWS).max(n / 16).next_multiple_of(8).min(MOST_ROWS);
     rows.min((PANEL_ELEMENTS / m).max(8)).min(n)
 }
 
@@ -88,7 +85,7 @@ pub(super) fn sweep<P: Pass>(
     mut dy: Option<&mut MatrixMut<'_, Host, f32>>,
 ) -> Vec<P::Row> {
     let (n, m, d) = (x.n, y.n, x.d);
-    let (panel_rows, width) = (panel_rows(n, m, d), panel_stride(m));
+    let (panel_rows, width) = (panel_rows(n, m), panel_stride(m));
     if panel.len() < panel_rows * width {
         panel.resize(panel_rows * width, 0.0);
     }
@@ -155,11 +152,9 @@ mod tests {
             let stride = panel_stride(m);
             assert!(stride >= m && stride < m + 9 * 16 && stride % 32 == 16, "{m}: {stride}");
             for n in [1, 7, 64, 1000, 2048, 8192, 1 << 20] {
-                for d in [1, 255, 256, 4096] {
-                    let rows = panel_rows(n, m, d);
-                    assert!((1..=n.min(MOST_ROWS)).contains(&rows), "{n} × {m}: {rows}");
-                    assert!(rows <= 8 || rows * m <= PANEL_ELEMENTS, "{n} × {m}: {rows}");
-                }
+                let rows = panel_rows(n, m);
+                assert!((1..=n.min(MOST_ROWS)).contains(&rows), "{n} × {m}: {rows}");
+                assert!(rows <= 8 || rows * m <= PANEL_ELEMENTS, "{n} × {m}: {rows}");
             }
         }
     }
