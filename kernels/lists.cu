@@ -10,6 +10,7 @@
 #include "epilogue/terms.cuh"
 #include "ptx/match.cuh"
 #include "ptx/shuffle.cuh"
+#include "reduce.cuh"
 #include "row_lists.cuh"
 #include "search.cuh"
 #include "tile/element.cuh"
@@ -335,16 +336,7 @@ extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
     const unsigned first = min(threadIdx.x * each, count), end = min(first + each, count);
     unsigned sum = 0;
     for (unsigned i = first; i < end; ++i) sum += min(k, counts[i]);
-    sums[threadIdx.x] = sum;
-    __syncthreads();
-#pragma unroll 1
-    for (int reach = 1; reach < SEARCH_THREADS; reach *= 2) {
-        const unsigned before = threadIdx.x >= reach ? sums[threadIdx.x - reach] : 0;
-        __syncthreads();
-        sums[threadIdx.x] += before;
-        __syncthreads();
-    }
-    unsigned start = sums[threadIdx.x] - sum;
+    unsigned start = reduce::scan(sum, sums) - sum;
     for (unsigned i = first; i < end; ++i) {
         starts[i] = start;
         start += min(k, counts[i]);
@@ -627,16 +619,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     unsigned* own = counts + threadIdx.x * blocks;
     unsigned sum = 0;
     for (unsigned i = 0; i < blocks; ++i) sum += own[i];
-    sums[threadIdx.x] = sum;
-    __syncthreads();
-#pragma unroll 1
-    for (int reach = 1; reach < THREADS; reach *= 2) {
-        const unsigned before = threadIdx.x >= reach ? sums[threadIdx.x - reach] : 0;
-        __syncthreads();
-        sums[threadIdx.x] += before;
-        __syncthreads();
-    }
-    unsigned place = sums[threadIdx.x] - sum;
+    unsigned place = reduce::scan(sum, sums) - sum;
     for (unsigned i = 0; i < blocks; ++i) {
         const unsigned count = own[i];
         own[i] = place;

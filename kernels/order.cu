@@ -7,6 +7,7 @@
 
 #include "ptx/match.cuh"
 #include "ptx/shuffle.cuh"
+#include "reduce.cuh"
 #include "tile/element.cuh"
 
 using tile::Destination;
@@ -88,18 +89,10 @@ __device__ __forceinline__ void sort_by_one_block(const Keys& to) {
         unsigned own = 0;
         if (me < DIGITS) {
             for (unsigned w = 0; w < warps; ++w) own += next[w][me];
-            sums[me] = own;
         }
-        __syncthreads();
-#pragma unroll 1
-        for (unsigned reach = 1; reach < DIGITS; reach *= 2) {
-            const unsigned before = me < DIGITS && me >= reach ? sums[me - reach] : 0;
-            __syncthreads();
-            if (me < DIGITS) sums[me] += before;
-            __syncthreads();
-        }
+        const unsigned end_of_own = reduce::scan(own, sums);
         if (me < DIGITS) {
-            unsigned place = sums[me] - own;
+            unsigned place = end_of_own - own;
             for (unsigned w = 0; w < warps; ++w) {
                 const unsigned count = next[w][me];
                 next[w][me] = place;

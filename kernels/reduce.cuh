@@ -20,4 +20,21 @@ __device__ __forceinline__ Value block(Value value, Value (&shared)[THREADS], Co
     return result;
 }
 
+// The sum of the values of the first SIZE threads up to this one's own; of the others nothing. All
+// threads of the block. Stays in `shared`, where everyone may read it.
+template <int SIZE, class Value>
+__device__ __forceinline__ Value scan(Value value, Value (&shared)[SIZE]) {
+    const unsigned me = threadIdx.x;
+    if (me < SIZE) shared[me] = value;
+    __syncthreads();
+#pragma unroll 1
+    for (unsigned reach = 1; reach < SIZE; reach *= 2) {
+        const Value before = me < SIZE && me >= reach ? shared[me - reach] : 0;
+        __syncthreads();
+        if (me < SIZE) shared[me] += before;
+        __syncthreads();
+    }
+    return me < SIZE ? shared[me] : 0;
+}
+
 }  // namespace reduce

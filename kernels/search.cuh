@@ -3,6 +3,7 @@
 #pragma once
 
 #include "epilogue/select.cuh"
+#include "reduce.cuh"
 
 namespace search {
 
@@ -26,16 +27,7 @@ __device__ __forceinline__ void choose(const Step& step, Count* counts, Search* 
     const unsigned first = threadIdx.x * each;
     unsigned long long own = 0;
     for (unsigned i = first; i < first + each && i < size; ++i) own += counts[size - 1 - i];
-    sums[threadIdx.x] = own;
-    __syncthreads();
-#pragma unroll 1
-    for (int reach = 1; reach < THREADS; reach *= 2) {
-        const unsigned long long before = threadIdx.x >= reach ? sums[threadIdx.x - reach] : 0;
-        __syncthreads();
-        sums[threadIdx.x] += before;
-        __syncthreads();
-    }
-    const unsigned long long end = sums[threadIdx.x];
+    const unsigned long long end = reduce::scan(own, sums);
     unsigned long long begin = end - own;
     if (sums[THREADS - 1] <= search.left) {
         // All of them: only at the first digit.

@@ -1339,7 +1339,6 @@ impl Pass<'_> {
             true => Band::new(tiles, sweep.kind.tile, above, start),
             false => Band::default(),
         };
-        let parts = sweep.parts.at(base);
         let (mut row_levels, mut column_levels) = (Levels::default(), Levels::default());
         let g = self.panel_operand(&panel);
         // SAFETY: as in `forward`.
@@ -1367,16 +1366,16 @@ impl Pass<'_> {
             // G^T X of the panel's rows: into dY, or into the one gradient of a shared set, whose rows
             // all get their first value here.
             if let Some(whole) = if shape.shared { to_x } else { to_y } {
-                self.launch.product(
-                    sweep.product_kind,
+                let mix = Mix::new(factor, rows.y.factor, column_levels, added || first > 0);
+                let band = band(pairs.ranges.column_bands, 0, first);
+                self.product(
+                    sweep,
                     Product::ColumnsColumns,
                     g,
-                    rows.x.starting_at(first),
-                    count as u32,
-                    split(count, sweep.y_splits.count),
-                    parts,
-                    Mix::new(factor, rows.y.factor, column_levels, added || first > 0),
-                    band(pairs.ranges.column_bands, 0, first),
+                    rows,
+                    (first, count),
+                    mix,
+                    band,
                     whole,
                 )?;
             }
@@ -1385,21 +1384,52 @@ impl Pass<'_> {
                     0 => 0,
                     factors => factors + 4 * first as u64,
                 };
-                self.launch.product(
-                    sweep.product_kind,
+                let mix = Mix::new(factor, divisor, row_levels, added || shape.shared);
+                let band = band(pairs.ranges.row_bands, first / side, 0);
+                self.product(
+                    sweep,
                     Product::RowsColumns,
                     g,
-                    rows.y.starting_at(0),
-                    shape.m as u32,
-                    sweep.x_splits,
-                    parts,
-                    Mix::new(factor, divisor, row_levels, added || shape.shared),
-                    band(pairs.ranges.row_bands, first / side, 0),
-                    to_x.rows(first, count),
+                    rows,
+                    (first, count),
+                    mix,
+                    band,
+                    to_x,
                 )?;
             }
         }
         Ok(())
+    }
+
+    /// A panel's product: into all rows of `to` summed over the panel's rows, or into the panel's rows
+    /// of `to` summed over all columns. `panel`: its first row, and how many. Safety as for [`Pass`].
+    #[allow(clippy::too_many_arguments)] // the operands and results of a product
+    unsafe fn product(
+        &self,
+        sweep: &Sweep,
+        product: Product,
+        g: Operand,
+        rows: Rows,
+        (first, count): (usize, usize),
+        mix: Mix,
+        band: Band,
+        to: Output,
+    ) -> Result<()> {
+        let (other, depth, splits, to) = match product {
+            Product::ColumnsColumns => {
+                let splits = split(count, sweep.y_splits.count);
+                (rows.x.starting_at(first), count, splits, to)
+            }
+            _ => {
+                let (y, to) = (rows.y.starting_at(0), to.rows(first, count));
+                (y, self.input.shape.m, sweep.x_splits, to)
+            }
+        };
+        let (kind, parts) = (sweep.product_kind, sweep.parts.at(self.base));
+        // SAFETY: the caller's.
+        unsafe {
+            self.launch.product(kind, product, g, other, depth as u32, splits, parts, mix, band, to)
+        }
     }
 
     /// Loss and gradients in three products, for plans that say so ([`Planner::one_pass`]).
@@ -1485,7 +1515,6 @@ impl Pass<'_> {
                     ..Levels::default()
                 };
                 let g = self.panel_operand(&panel);
-                let parts = sweep.parts.at(base);
                 if want_columns {
                     let before = if index == 0 { 0 } else { column_levels[1 - newest] };
                     let levels = Levels {
@@ -1497,35 +1526,17 @@ impl Pass<'_> {
                     };
                     let results = levels.results;
                     self.launch.column_levels(panel.levels, down, across, unit, before, results)?;
-                    self.launch.product(
-                        sweep.product_kind,
-                        Product::ColumnsColumns,
-                        g,
-                        rows.x.starting_at(first),
-                        count as u32,
-                        split(count, sweep.y_splits.count),
-                        parts,
-                        Mix::new(0, 0, levels, index > 0),
-                        Band::default(),
-                        columns,
-                    )?;
+                    let mix = Mix::new(0, 0, levels, index > 0);
+                    let (by, all) = (Product::ColumnsColumns, Band::default());
+                    self.product(sweep, by, g, rows, (first, count), mix, all, columns)?;
                 }
                 if want_x {
                     let results = row_levels + LEVEL_BYTES as u64 * above;
                     let levels = Levels { results, row_step: across, depth_step: 1, ..levels };
                     self.launch.row_levels(panel.levels, down, across, unit, results)?;
-                    self.launch.product(
-                        sweep.product_kind,
-                        Product::RowsColumns,
-                        g,
-                        rows.y.starting_at(0),
-                        m as u32,
-                        sweep.x_splits,
-                        parts,
-                        Mix::new(0, 0, levels, false),
-                        Band::default(),
-                        to_x.rows(first, count),
-                    )?;
+                    let mix = Mix::new(0, 0, levels, false);
+                    let (by, all) = (Product::RowsColumns, Band::default());
+                    self.product(sweep, by, g, rows, (first, count), mix, all, to_x)?;
                 }
             }
             // The one group of all rows of tiles, in two steps.
