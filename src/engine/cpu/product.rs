@@ -1,4 +1,8 @@
-//! Room: engines, CPU. Matrix products: the `gemm` crate behind slices and checked shapes.
+//! Room: engines, CPU. Matrix products behind slices and checked shapes: our own for processors with
+//! AVX-512, the `gemm` crate everywhere else.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use rayon::prelude::*;
 
@@ -109,6 +113,18 @@ fn check(out: &[f32], row_stride: usize, left: Block<'_>, right: Block<'_>) {
 /// `out` is the first element of a matrix of the product's shape, with rows `row_stride` apart, that
 /// may be written and that nobody else reads or writes meanwhile.
 unsafe fn part(out: *mut f32, row_stride: usize, left: Block<'_>, right: Block<'_>, add: bool) {
+    #[cfg(target_arch = "x86_64")]
+    if avx512::suits(left, right) {
+        // SAFETY: the caller's promise, and the processor has AVX-512.
+        return unsafe { avx512::part(out, row_stride, left, right, add) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { by_gemm(out, row_stride, left, right, add) };
+}
+
+/// # Safety
+/// As for [`part`].
+unsafe fn by_gemm(out: *mut f32, row_stride: usize, left: Block<'_>, right: Block<'_>, add: bool) {
     // SAFETY: the caller's promise for `out`; the assert in `Block::new` keeps every element that
     // is read inside its slice.
     unsafe {
@@ -140,29 +156,69 @@ unsafe fn part(out: *mut f32, row_stride: usize, left: Block<'_>, right: Block<'
 mod tests {
     use super::*;
 
+    /// A rows × cols matrix of small integers, row-major or column-major.
+    fn integers(rows: usize, cols: usize, transposed: bool) -> Vec<f32> {
+        let value = |i: usize, j: usize| ((i * 31 + j * 37) % 19) as f32 - 9.0;
+        match transposed {
+            false => (0..rows * cols).map(|at| value(at / cols, at % cols)).collect(),
+            true => (0..rows * cols).map(|at| value(at % rows, at / rows)).collect(),
+        }
+    }
+
+    fn block(data: &[f32], rows: usize, cols: usize, transposed: bool) -> Block<'_> {
+        match transposed {
+            false => Block::new(data, rows, cols, cols),
+            true => Block::new(data, cols, rows, rows).transposed(),
+        }
+    }
+
     #[test]
     fn tiles_are_the_product() {
-        let values =
-            |len: usize| (0..len).map(|i| ((i * 37) % 19) as f32 - 9.0).collect::<Vec<_>>();
-        for (rows, cols, depth, stride) in [(1, 1, 1, 1), (7, 5, 3, 5), (33, 50, 20, 64)] {
-            let (left, right) = (values(rows * depth), values(depth * cols));
-            for tile in [(1, 1), (8, 16), (33, 7), (100, 100)] {
-                for add in [false, true] {
+        let shapes = [
+            (1, 1, 1, 1),
+            (7, 5, 3, 5),
+            (6, 64, 4, 64),
+            (33, 50, 20, 64),
+            (13, 129, 7, 130),
+            (9, 70, 1030, 70),
+        ];
+        for (rows, cols, depth, stride) in shapes {
+            for turned in [(false, false), (false, true), (true, false), (true, true)] {
+                let left = integers(rows, depth, turned.0);
+                let right = integers(depth, cols, turned.1);
+                let (left, right) =
+                    (block(&left, rows, depth, turned.0), block(&right, depth, cols, turned.1));
+                let exact: Vec<f32> = (0..rows * cols)
+                    .map(|at| {
+                        let (i, j) = (at / cols, at % cols);
+                        let term = |k: usize| {
+                            left.data[i * left.row_stride + k * left.col_stride]
+                                * right.data[k * right.row_stride + j * right.col_stride]
+                        };
+                        (0..depth).map(term).sum()
+                    })
+                    .collect();
+                for (tile, add) in [(1, 1), (8, 16), (33, 7), (1000, 1000)]
+                    .into_iter()
+                    .flat_map(|tile| [(tile, false), (tile, true)])
+                {
+                    let expected: Vec<f32> = (0..rows * stride)
+                        .map(|index| {
+                            let (i, j) = (index / stride, index % stride);
+                            let before = if add || j >= cols { 3.0 } else { 0.0 };
+                            before + if j < cols { exact[i * cols + j] } else { 0.0 }
+                        })
+                        .collect();
+                    // Small integers: exact in any order.
+                    let what = format!("{rows}×{cols}×{depth}, {turned:?}, {tile:?}, {add}");
                     let mut out = vec![3.0; rows * stride];
-                    let left_block = Block::new(&left, rows, depth, depth);
-                    let right_block = Block::new(&right, depth, cols, cols);
-                    product_in_tiles(&mut out, stride, left_block, right_block, add, tile);
-                    for (index, &found) in out.iter().enumerate() {
-                        let (i, j) = (index / stride, index % stride);
-                        let mut exact = if add || j >= cols { 3.0 } else { 0.0 };
-                        if j < cols {
-                            exact += (0..depth)
-                                .map(|k| left[i * depth + k] * right[k * cols + j])
-                                .sum::<f32>();
-                        }
-                        // Small integers: exact in any order.
-                        assert_eq!(found, exact, "{rows}×{cols}×{depth}, {tile:?}: {i}, {j}");
-                    }
+                    product_in_tiles(&mut out, stride, left, right, add, tile);
+                    assert_eq!(out, expected, "{what}");
+                    // What processors without AVX-512 take.
+                    out.fill(3.0);
+                    // SAFETY: `out` has the product's rows.
+                    unsafe { by_gemm(out.as_mut_ptr(), stride, left, right, add) };
+                    assert_eq!(out, expected, "{what}");
                 }
             }
         }

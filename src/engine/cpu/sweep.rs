@@ -63,15 +63,14 @@ fn panel_stride(m: usize) -> usize {
     ((lines + 4) / 8 * 8 + 3) * LINE
 }
 
-/// Columns of a panel that are one thread's. Larger ones would be a little faster, and take more
-/// memory: `gemm` packs operands.
+/// Columns of a panel that are one thread's: whole strips of a product.
 fn column_block(m: usize) -> usize {
-    (m / 16).next_multiple_of(16).clamp(16, 256)
+    (m / 16).next_multiple_of(64).clamp(64, 256)
 }
 
 /// Rows and columns of dX that are one thread's.
 fn gradient_tile(d: usize) -> (usize, usize) {
-    (256, (d / 2).next_multiple_of(16).clamp(64, 128))
+    (256, (d / 2).next_multiple_of(64).clamp(64, 128))
 }
 
 /// Runs `pass` over every row of X·Yᵀ; writes G·Y to `dx` and Gᵀ·X to `dy` where asked. `panel` is
