@@ -21,6 +21,7 @@ fn row() -> Row {
         times: vec![(0.1, 0.2), (0.2, 0.2), (0.1, 0.4)],
         processor: vec![(0.2, 0.3), (0.2, 0.5), (0.2, 0.4)],
         bare: vec![0.1, 0.125, 0.25],
+        peak: vec![0.1, 0.1, 0.125],
         memory: (1.0 * 1048576.0, 20.0 * 1048576.0),
         difference: Difference { loss: 0.0, gradient: 2e-6 },
     }
@@ -33,11 +34,16 @@ fn a_row_has_medians_of_interleaved_ratios() {
     assert_eq!(row.ratios(), (2.0, 1.0));
     assert!((row.processor_ratio() - 2.0).abs() < 1e-12);
     assert_eq!(row.bare_ratio(), 1.6);
+    assert_eq!(row.peak_ratio(), Some(2.0));
     assert_eq!(row.memory_share(), 0.05);
     let line = "| in-batch | 32,768 | 512 | torch 1 | 100 ms | 200 ms | 2.00 (1.00) | 2.00 | 1.60 \
-                | 1.0 MiB | 20 MiB | 5.0% | 2e-6 |";
+                | 2.00 | 1.0 MiB | 20 MiB | 5.0% | 2e-6 |";
     assert_eq!(compared::markdown(std::slice::from_ref(&row)).lines().nth(2), Some(line));
     assert_eq!(row.json()["ratio"], 2.0);
+    // On a device nobody measures the processor.
+    let row = Row { peak: Vec::new(), ..row };
+    assert_eq!(row.peak_ratio(), None);
+    assert!(compared::markdown(&[row]).contains("| 1.60 | – | 1.0 MiB |"));
 }
 
 #[test]

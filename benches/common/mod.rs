@@ -3,6 +3,7 @@
 
 pub mod cublas;
 pub mod machine;
+pub mod peak;
 pub mod place;
 pub mod plain;
 

@@ -295,12 +295,14 @@ impl Session<'_> {
         };
         let products = format!("products {steps}");
         let (mut times, mut processor, start) = (Vec::new(), Vec::new(), Instant::now());
-        let mut bare = Vec::new();
+        let (mut bare, mut peak) = (Vec::new(), Vec::new());
+        let flop = 6.0 * (n * n * d) as f64;
         while times.len() < 5 || start.elapsed().as_secs_f64() < self.options.seconds {
             let (a, b) = (step(&mut ours)?, step(&mut theirs)?);
             times.push((a.0, b.0));
             processor.push((a.1, b.1));
             bare.push(theirs.number(&products, "seconds")?);
+            peak.extend(ours.ask("peak")?["flop_rate"].as_f64().map(|rate| flop / rate));
         }
         let label = text(&theirs.ready["ready"]);
         drop((ours, theirs));
@@ -310,7 +312,7 @@ impl Session<'_> {
             start_theirs(true)?.number("memory", "bytes")?,
         );
         let (loss, peer) = (name(kind), label);
-        Ok(Row { loss, n, d, peer, times, processor, bare, memory, difference })
+        Ok(Row { loss, n, d, peer, times, processor, bare, peak, memory, difference })
     }
 
     fn write(&self, path: &Path, rows: &[f32]) -> Result<(), Trouble> {
@@ -365,7 +367,9 @@ impl Found {
              interleaved rounds, one step each. Ratio: the peer's time over ours, median and \
              smallest of the rounds. Products alone: the peer's time over that of the three matrix \
              products of a step by the peer's own library, in the same rounds; a step that did \
-             nothing else, as fast, would have that ratio.\n\n{}",
+             nothing else, as fast, would have that ratio. At peak: the same of a step whose three \
+             products ran at the rate of nothing but fused multiply-adds in registers, on as many \
+             threads, in the same rounds; more than that no step of three products can have.\n\n{}",
             name(options.dtype),
             options.scale,
             options.commit,

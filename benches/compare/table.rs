@@ -16,6 +16,9 @@ pub struct Row {
     pub processor: Vec<(f64, f64)>,
     /// Seconds of the three products of a step alone, by the peer, in the same rounds.
     pub bare: Vec<f64>,
+    /// Seconds of the three products' multiply-adds at the processor's rate, in the same rounds; empty
+    /// on a device.
+    pub peak: Vec<f64>,
     /// Bytes beyond inputs and gradients: ours and the peer's.
     pub memory: (f64, f64),
     /// How far the values are apart, relative to the largest.
@@ -109,6 +112,13 @@ impl Row {
         median(self.times.iter().zip(&self.bare).map(|((_, theirs), bare)| theirs / bare))
     }
 
+    /// The peer's time over that of the products' multiply-adds at the processor's rate, the median:
+    /// no step of three products has a higher ratio.
+    pub fn peak_ratio(&self) -> Option<f64> {
+        let ratios = self.times.iter().zip(&self.peak).map(|((_, theirs), peak)| theirs / peak);
+        (!self.peak.is_empty()).then(|| median(ratios))
+    }
+
     /// Our extra memory over the peer's.
     pub fn memory_share(&self) -> f64 {
         self.memory.0 / self.memory.1
@@ -121,6 +131,7 @@ impl Row {
             "ours_seconds": self.ours(), "peer_seconds": self.theirs(),
             "ratio": ratio, "smallest_ratio": smallest, "rounds": self.times.len(),
             "processor_ratio": self.processor_ratio(), "products_ratio": self.bare_ratio(),
+            "peak_ratio": self.peak_ratio(),
             "ours_bytes": self.memory.0, "peer_bytes": self.memory.1,
             "loss_difference": self.difference.loss,
             "gradient_difference": self.difference.gradient,
@@ -132,15 +143,15 @@ impl Row {
 pub fn markdown(rows: &[Row]) -> String {
     let mut text = String::from(
         "| loss | n = m | d | peer | ours | peer's | ratio (smallest) | of processor time | \
-         products alone | memory, ours | peer's | share | gradients differ by |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         products alone | at peak | memory, ours | peer's | share | gradients differ by |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for row in rows {
         let (ratio, smallest) = row.ratios();
         // Writing into a string cannot fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {ratio:.2} ({smallest:.2}) | {:.2} | {:.2} | {} | {} | \
+            "| {} | {} | {} | {} | {} | {} | {ratio:.2} ({smallest:.2}) | {:.2} | {:.2} | {} | {} | {} | \
              {:.1}% | {:.0e} |",
             row.loss,
             thousands(row.n),
@@ -150,6 +161,7 @@ pub fn markdown(rows: &[Row]) -> String {
             time(row.theirs()),
             row.processor_ratio(),
             row.bare_ratio(),
+            row.peak_ratio().map_or("–".to_string(), |ratio| format!("{ratio:.2}")),
             mib(row.memory.0),
             mib(row.memory.1),
             100.0 * row.memory_share(),

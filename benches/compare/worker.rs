@@ -15,7 +15,7 @@ use metric_kernels::{
 use serde_json::{Value, json};
 
 use crate::common::place::{Cpu, Cuda, Data, Device, Place};
-use crate::common::{floats, labels};
+use crate::common::{floats, labels, peak};
 use crate::{DType, Kind, On};
 
 /// A problem.
@@ -104,6 +104,11 @@ fn serve<P: Place, T: Data + Element>(mut place: P, options: &Options) -> Answer
                 let processor = (processor_seconds() - processor) / count as f64;
                 let seconds = seconds / count as f64;
                 answer(&json!({ "seconds": seconds, "processor": processor }))?;
+            }
+            // On a device there is cuBLAS to compare with.
+            ["peak"] => {
+                let rate = place.device_bytes().is_none().then(peak::flop_rate);
+                answer(&json!({ "flop_rate": rate }))?;
             }
             ["values", path] => {
                 let (loss, sides) = step.values(&mut place)?;
