@@ -36,8 +36,9 @@ struct Keys {
     unsigned count;
 };
 
-constexpr int SORT_THREADS = 1024;
+constexpr int SORT_THREADS = 1024;  // at most; DIGITS at least
 constexpr int SORT_WARPS = SORT_THREADS / 32;
+constexpr unsigned SORT_ROUNDS = 4;  // of a warp's keys, at least: every warp has its own counts
 constexpr int DIGIT_BITS = 8;
 constexpr int DIGITS = 1 << DIGIT_BITS;
 
@@ -49,7 +50,8 @@ __device__ __forceinline__ void sort_by_one_block(const Keys& to) {
     __shared__ unsigned sums[DIGITS];
     __shared__ unsigned varying;
     const unsigned me = threadIdx.x, warp = me / 32, lane = me % 32;
-    const unsigned each = (to.count + SORT_THREADS - 1) / SORT_THREADS * 32;
+    const unsigned threads = blockDim.x;
+    const unsigned each = max((to.count + threads - 1) / threads, SORT_ROUNDS) * 32;
     const unsigned warps = (to.count + each - 1) / each;
     const unsigned first = warp * each, end = min(first + each, to.count);
     if (me == 0) varying = 0;
@@ -80,7 +82,7 @@ __device__ __forceinline__ void sort_by_one_block(const Keys& to) {
         --passes;
         unsigned* to_keys = passes % 2 == 0 ? to.sorted : to.other;
         unsigned* to_places = passes % 2 == 0 ? to.order : to.other + to.count;
-        for (unsigned i = me; i < warps * DIGITS; i += SORT_THREADS) next[i / DIGITS][i % DIGITS] = 0;
+        for (unsigned i = me; i < warps * DIGITS; i += threads) next[i / DIGITS][i % DIGITS] = 0;
         __syncthreads();
         for (unsigned i = first + lane; i < end; i += 32)
             atomicAdd(&next[warp][keys[i] >> shift & (DIGITS - 1)], 1u);
@@ -124,7 +126,7 @@ __device__ __forceinline__ void sort_by_one_block(const Keys& to) {
     }
 }
 
-// Block 0 sorts `one`, block 1 `other`. Grid: 1 or 2.
+// Block 0 sorts `one`, block 1 `other`. Grid: 1 or 2, of 256 to SORT_THREADS, a power of two.
 extern "C" __global__ void __launch_bounds__(SORT_THREADS) sort_keys(Keys one, Keys other) {
     // Field by field: chosen as a whole, they would go through local memory.
     const bool first = blockIdx.x == 0;
@@ -185,12 +187,28 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // ---- Rows ----------------------------------------------------------------------------------------
 
-// So many threads copy a row.
-constexpr unsigned COPY_LANES = 8;
+// So many threads copy a row, each so many groups of elements at a time, all on their way at once.
+constexpr unsigned COPY_LANES = 4;
+constexpr unsigned COPY_AHEAD = 4;
 constexpr unsigned COPY_ROWS = THREADS / COPY_LANES;
 
+template <class From, class To, class Convert>
+__device__ __forceinline__ void copy(const From* from, To* to, unsigned count, unsigned lane,
+                                     Convert convert) {
+#pragma unroll 1
+    for (unsigned i = lane; i < count; i += COPY_LANES * COPY_AHEAD) {
+        From group[COPY_AHEAD];
+#pragma unroll
+        for (unsigned k = 0; k < COPY_AHEAD; ++k)
+            if (i + k * COPY_LANES < count) group[k] = from[i + k * COPY_LANES];
+#pragma unroll
+        for (unsigned k = 0; k < COPY_AHEAD; ++k)
+            if (i + k * COPY_LANES < count) to[i + k * COPY_LANES] = convert(group[k]);
+    }
+}
+
 // Copies rows of x, in the given order and as they are: out is rows x depth elements of x's type,
-// aligned to 16 bytes, out_stride elements a row. Grid: ceil(rows / 32).
+// aligned to 16 bytes, out_stride elements a row. Grid: ceil(rows / 64).
 extern "C" __global__ void __launch_bounds__(THREADS)
     gather_rows(Operand x, const unsigned* order, unsigned rows, unsigned depth, void* out,
                 long long out_stride) {
@@ -202,9 +220,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const char* from = static_cast<const char*>(x.data) + source * x.stride * size;
     char* to = static_cast<char*>(out) + row * out_stride * size;
     const unsigned bytes = depth * size, wide = x.aligned ? bytes / 16 : 0;
-#pragma unroll 1
-    for (unsigned i = lane; i < wide; i += COPY_LANES)
-        reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+    copy(reinterpret_cast<const uint4*>(from), reinterpret_cast<uint4*>(to), wide, lane,
+         [](const uint4& chunk) { return chunk; });
 // Elements are words of two bytes, or two of them.
 #pragma unroll 1
     for (unsigned i = wide * 8 + lane; i < bytes / 2; i += COPY_LANES)
@@ -212,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // Row i of `from` becomes row order[i] of out, in out's type. from: out's shape, aligned to 16 bytes,
-// stride a multiple of 4. Grid: ceil(out.rows / 32).
+// stride a multiple of 4. Grid: ceil(out.rows / 64).
 extern "C" __global__ void __launch_bounds__(THREADS)
     scatter_rows(const float* from, long long stride, const unsigned* order, Destination out) {
     const unsigned row = blockIdx.x * COPY_ROWS + threadIdx.x / COPY_LANES;
@@ -225,18 +242,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const bool aligned =
         (reinterpret_cast<unsigned long long>(out.data) | out.stride * size) % (4 * size) == 0;
     const unsigned wide = aligned ? out.columns / 4 : 0;
-#pragma unroll 1
-    for (unsigned i = lane; i < wide; i += COPY_LANES) {
-        const float4 four = reinterpret_cast<const float4*>(line)[i];
-        if (out.type == tile::F32)
-            reinterpret_cast<float4*>(start)[i] = four;
-        else if (out.type == tile::F16)
-            reinterpret_cast<uint2*>(start)[i] = make_uint2(ptx::f32_to_f16x2(four.x, four.y),
-                                                            ptx::f32_to_f16x2(four.z, four.w));
-        else
-            reinterpret_cast<uint2*>(start)[i] = make_uint2(ptx::f32_to_bf16x2(four.x, four.y),
-                                                            ptx::f32_to_bf16x2(four.z, four.w));
-    }
+    const float4* fours = reinterpret_cast<const float4*>(line);
+    if (out.type == tile::F32)
+        copy(fours, reinterpret_cast<float4*>(start), wide, lane,
+             [](const float4& four) { return four; });
+    else if (out.type == tile::F16)
+        copy(fours, reinterpret_cast<uint2*>(start), wide, lane, [](const float4& four) {
+            return make_uint2(ptx::f32_to_f16x2(four.x, four.y), ptx::f32_to_f16x2(four.z, four.w));
+        });
+    else
+        copy(fours, reinterpret_cast<uint2*>(start), wide, lane, [](const float4& four) {
+            return make_uint2(ptx::f32_to_bf16x2(four.x, four.y),
+                              ptx::f32_to_bf16x2(four.z, four.w));
+        });
 #pragma unroll 1
     for (unsigned k = wide * 4 + lane; k < out.columns; k += COPY_LANES) out.put(to, k, line[k]);
 }

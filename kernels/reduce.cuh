@@ -1,6 +1,8 @@
 // Sums over a block in a fixed order: deterministic, whatever the schedule.
 #pragma once
 
+#include "ptx/shuffle.cuh"
+
 namespace reduce {
 
 // The combination of all threads' values, in a fixed tree: thread t with t + size/2, and so on.
@@ -24,17 +26,23 @@ __device__ __forceinline__ Value block(Value value, Value (&shared)[THREADS], Co
 // threads of the block. Stays in `shared`, where everyone may read it.
 template <int SIZE, class Value>
 __device__ __forceinline__ Value scan(Value value, Value (&shared)[SIZE]) {
-    const unsigned me = threadIdx.x;
+    static_assert(SIZE % 32 == 0, "whole warps");
+    const unsigned me = threadIdx.x, lane = me % 32;
+    if (me < SIZE) {
+#pragma unroll
+        for (int reach = 1; reach < 32; reach *= 2) {
+            const Value before = ptx::shuffle_up(value, reach);
+            if (lane >= reach) value += before;
+        }
+        shared[me] = value;
+    }
+    __syncthreads();
+    // The last of a warp has all of it.
+    for (unsigned last = 31; me < SIZE && last < me / 32 * 32; last += 32) value += shared[last];
+    __syncthreads();
     if (me < SIZE) shared[me] = value;
     __syncthreads();
-#pragma unroll 1
-    for (unsigned reach = 1; reach < SIZE; reach *= 2) {
-        const Value before = me < SIZE && me >= reach ? shared[me - reach] : 0;
-        __syncthreads();
-        if (me < SIZE) shared[me] += before;
-        __syncthreads();
-    }
-    return me < SIZE ? shared[me] : 0;
+    return me < SIZE ? value : 0;
 }
 
 }  // namespace reduce

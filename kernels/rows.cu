@@ -407,15 +407,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     terms[row] = found;
 }
 
-// Merges the splits of stats.cu's terms, in their order. Grid: ceil(n / 256).
+// Merges the splits of stats.cu's terms, in their order: those that the bands of `side` rows each
+// have. Grid: ceil(n / 256).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    merge_terms(const Terms* partial, unsigned splits, unsigned rows, const float* maximum,
-                const float* log2_sum, int group_stride, const float* scale, Terms* terms) {
+    merge_terms(const Terms* partial, unsigned splits, unsigned rows, const uint2* bands,
+                unsigned side, const float* maximum, const float* log2_sum, int group_stride,
+                const float* scale, Terms* terms) {
     const long long row = thread_index();
     if (row >= rows) return;
     const float scale2 = *scale * LOG2E;
-    Terms all = partial[row];
-    for (unsigned split = 1; split < splits; ++split)
+    const uint2 band = bands[row / side];
+    const unsigned each = tiles_per_split(band, splits);
+    Terms all = no_terms();
+    for (unsigned split = 0; split * each < band.y - band.x; ++split)
         all = merge(all, partial[static_cast<long long>(split) * rows + row],
                     maximum[row * group_stride], log2_sum[row * group_stride], scale2);
     terms[row] = all;

@@ -8,9 +8,9 @@
 //         (S - M) delta.
 //
 // Grid: x = row tiles x splits; block = row tile * splits + split. A block walks the column tiles
-// of its split, tiles_per_split of them, or its share of those that may match. Results go to [split][part][row], every row written by one
-// thread of each of the PARTS that its tile engine deals a row to; rows.cu merges them in their
-// order.
+// of its split, tiles_per_split of them, or its share of those that may match. Results go to
+// [split][part][row], every row written by one thread of each of the PARTS that its tile engine
+// deals a row to; rows.cu merges them in their order.
 // Block: Tile::THREADS threads.
 
 #include "epilogue/log_sum_exp.cuh"
@@ -133,14 +133,13 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
     TermsScratch<Tile>& scratch = reinterpret_cast<TermsScratch<Tile>&>(storage);
     const float scale2 = *scale * LOG2E;
     const unsigned i0 = walk.first_row<Tile>();
-    // The splits share the tiles of the band; those of a narrow one are not worth a block each.
     const uint2 band = pairs.row_bands[i0 / Tile::SIDE];
-    const unsigned each = max((band.y - band.x + walk.splits - 1) / walk.splits, 4);
+    const unsigned each = tiles_per_split(band, walk.splits);
     const unsigned first = band.x + walk.split() * each, end = min(first + each, band.y);
     const long long offset =
         static_cast<long long>(walk.split() * Tile::PARTS + Tile::part()) * pairs.rows;
-    const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
     if (panel.levels) {
+        const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
         // Beyond the band nothing is stored.
         for (unsigned j = walk.split() * Tile::THREADS + threadIdx.x; j < across;
              j += walk.splits * Tile::THREADS)
@@ -148,12 +147,6 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
                 panel.levels[i0 / Tile::SIDE * across + j] = no_level();
     }
     if (first >= end) {
-        // Most splits of a narrow band.
-#pragma unroll
-        for (int r = 0; r < Tile::ROWS; ++r) {
-            const unsigned row = i0 + Tile::row(r);
-            if (Tile::row_leader() && row < pairs.rows) partial[offset + row] = no_terms();
-        }
         if (moments && threadIdx.x == 0) moments[blockIdx.x] = 0.0;
         return;
     }
@@ -178,31 +171,30 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
                                                              pairs.columns, 0, depth, storage);
         Cells<Tile> cells;
         cells.classify(pairs, i0, j0);
-        if (!panel.data && !cells.positive.any()) continue;
 #pragma unroll
         for (int r = 0; r < Tile::ROWS; ++r) {
-            Terms found = no_terms();
+            float hardest = INFINITE;
 #pragma unroll
             for (int c = 0; c < Tile::COLUMNS; ++c)
-                if (cells.positive.get(r, c)) found.hardest = fminf(found.hardest, tile.at(r, c));
-            const Margin hardest(found.hardest, maximum[r], log2_sum[r], scale2);
+                if (cells.positive.get(r, c)) hardest = fminf(hardest, tile.at(r, c));
+            // The same in all threads of a row: what they add up to then has one unit.
+            Tile::row_reduce(
+                [&](int mask) { hardest = fminf(hardest, ptx::shuffle_xor(hardest, mask)); });
+            if (hardest == INFINITE) {
+#pragma unroll
+                for (int c = 0; c < Tile::COLUMNS; ++c) tile.put(r, c, 0.0f);
+                continue;
+            }
+            Positives positives(hardest, maximum[r], log2_sum[r], scale2);
 #pragma unroll
             for (int c = 0; c < Tile::COLUMNS; ++c) {
-                const float similarity = tile.at(r, c);
                 float share = 0.0f;
-                if (cells.positive.get(r, c)) {
-                    const Margin pair(similarity, maximum[r], log2_sum[r], scale2);
-                    found.loss += pair.softplus();
-                    found.weight += ptx::ex2(
-                        LOG2E * log_share(pair, similarity, hardest, found.hardest, scale2));
-                    found.count += 1;
-                    share = pair.share();
-                    // Without negatives the maximum is -inf, and must not meet another infinity.
-                    const float reference = maximum[r] == -INFINITE ? 0.0f : maximum[r];
-                    moment = fmaf(similarity - reference, share, moment);
-                }
+                if (cells.positive.get(r, c)) share = positives.add(tile.at(r, c), scale2);
                 tile.put(r, c, share);
             }
+            moment += positives.moments(maximum[r]);
+            const Terms found{hardest, positives.weight * positives.hardest, positives.loss(),
+                              static_cast<unsigned>(__popc(cells.positive.row(r)))};
             state[r] = merge(state[r], found, maximum[r], log2_sum[r], scale2);
         }
         if (panel.data) keep(tile, x, y, pairs, panel, i0, j0, scratch);
@@ -210,11 +202,9 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
         Tile::row_reduce([&](int mask) {
-            const Terms other{ptx::shuffle_xor(state[r].hardest, mask),
-                              ptx::shuffle_xor(state[r].weight, mask),
-                              ptx::shuffle_xor(state[r].loss, mask),
-                              ptx::shuffle_xor(state[r].count, mask)};
-            state[r] = merge(state[r], other, maximum[r], log2_sum[r], scale2);
+            state[r].weight += ptx::shuffle_xor(state[r].weight, mask);
+            state[r].loss += ptx::shuffle_xor(state[r].loss, mask);
+            state[r].count += ptx::shuffle_xor(state[r].count, mask);
         });
         const unsigned row = i0 + Tile::row(r);
         if (Tile::row_leader() && row < pairs.rows) partial[offset + row] = state[r];
@@ -230,9 +220,10 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
 // gives NaN).
 // stats: maximum, sum: [splits][PARTS][n]; positive: n, written where a positive exists; may be null
 // without INDEXED. Label and id ranges per SIDE of the tile.
-// terms: LABELED, ranges and bands per 32; group_maximum, group_log2_sum: n with stride 1, or one with stride
-// 0; partial: [splits][PARTS][n]; panel: n x m, its levels [row tile][column tile], data null where
-// it is not wanted; moments: one f64 a block, or null.
+// terms: LABELED, ranges and bands per 32; group_maximum, group_log2_sum: n with stride 1, or one
+// with stride 0; partial: [splits][PARTS][n], written where a split has tiles; panel: n x m, its
+// levels [row tile][column tile], data null where it is not wanted; moments: one f64 a block, or
+// null.
 #define STATS(NAME, TILE, BLOCKS)                                                                \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) stats_##NAME(            \
         Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,        \

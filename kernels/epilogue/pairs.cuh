@@ -61,6 +61,11 @@ struct Bits {
 #pragma unroll
         for (unsigned& w : word) w = 0;
     }
+    __device__ __forceinline__ void fill() {
+        constexpr unsigned ALL = COUNT % 32 == 0 ? ~0u : (1u << COUNT % 32) - 1;
+#pragma unroll
+        for (unsigned& w : word) w = ALL;
+    }
     __device__ __forceinline__ bool get(int r, int c) const {
         // A row lies in one word: `c` may be known at run time only.
         const int bit = r * Tile::COLUMNS;
@@ -138,6 +143,18 @@ __device__ __forceinline__ bool all_negative(const Pairs& pairs, unsigned i0, un
     return plain;
 }
 
+// Whether every pair of the tile at (i0, j0) is a positive one: of one label, and no self-pairs.
+// The same answer in every thread.
+template <class Tile>
+__device__ __forceinline__ bool all_positive(const Pairs& pairs, unsigned i0, unsigned j0) {
+    const unsigned flags = pairs.flags;
+    if (!(flags & LABELED) || (flags & SHARED && i0 == j0)) return false;
+    if (i0 + Tile::SIDE > pairs.rows || j0 + Tile::SIDE > pairs.columns) return false;
+    const uint2 rows = pairs.row_label_ranges[i0 / Tile::SIDE];
+    const uint2 columns = pairs.column_label_ranges[j0 / Tile::SIDE];
+    return rows.x == rows.y && columns.x == columns.y && rows.x == columns.x;
+}
+
 // The thread's part of the tile at (i0, j0), pair by pair.
 template <class Tile>
 struct Cells {
@@ -149,6 +166,10 @@ struct Cells {
         const unsigned flags = pairs.flags;
         negative.clear();
         positive.clear();
+        if (all_positive<Tile>(pairs, i0, j0)) {
+            positive.fill();
+            return;
+        }
 // Four columns at a time, all rows of theirs: the keys of more would cost the registers that the tile
 // is in.
 #pragma unroll 1
@@ -156,14 +177,11 @@ struct Cells {
             // Row numbers and key addresses are always the same, but may not occupy registers.
             i0 = ptx::opaque(i0);
             const unsigned j = j0 + Tile::column(c);
-            unsigned inside = 0, labels[4], ids[4];
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                const bool exists = j + e < pairs.columns;
-                inside |= static_cast<unsigned>(exists) << e;
-                labels[e] = flags & LABELED && exists ? pairs.column_labels[j + e] : 0;
-                ids[e] = flags & IDS && exists ? pairs.column_ids[j + e] : 0;
-            }
+            const unsigned count = j < pairs.columns ? min(pairs.columns - j, 4) : 0;
+            const unsigned inside = (1u << count) - 1;
+            unsigned labels[4], ids[4];
+            if (flags & LABELED) load(labels, pairs.column_labels + j, count);
+            if (flags & IDS) load(ids, pairs.column_ids + j, count);
 #pragma unroll
             for (int r = 0; r < Tile::ROWS; ++r) {
                 const unsigned row = i0 + Tile::row(r);
@@ -209,6 +227,17 @@ struct Cells {
     }
 
 private:
+    // So many of four keys; the rest is anything.
+    __device__ __forceinline__ static void load(unsigned (&keys)[4], const unsigned* from,
+                                                unsigned count) {
+        if (count == 4) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) keys[e] = from[e];
+        } else {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) keys[e] = e < count ? from[e] : 0;
+        }
+    }
     __device__ __forceinline__ static unsigned equal(const unsigned (&keys)[4], unsigned key) {
         unsigned bits = 0;
 #pragma unroll

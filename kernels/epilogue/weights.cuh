@@ -25,15 +25,24 @@ __device__ __forceinline__ float weigh(Tile& tile, const Pairs& pairs, unsigned 
         const unsigned row = min(ptx::opaque(i0) + Tile::row(r), pairs.rows - 1);
         const float maximum = rows.maximum[row];
         const float negative = rows.negative[row];
+        if (plain) {
+#pragma unroll
+            for (int c = 0; c < Tile::COLUMNS; ++c) {
+                const float similarity = tile.at(r, c);
+                const float weight = negative_weight(similarity, maximum, negative, scale2);
+                moment = fmaf(similarity - maximum, weight, moment);
+                tile.put(r, c, weight);
+            }
+            continue;
+        }
+        const PositiveCoefficients positives(rows, row);
 #pragma unroll
         for (int c = 0; c < Tile::COLUMNS; ++c) {
             const float similarity = tile.at(r, c);
-            float weight = negative_weight(similarity, maximum, negative, scale2);
-            if (!plain) {
-                if (!cells.negative.get(r, c)) weight = 0.0f;
-                if (cells.positive.get(r, c))
-                    weight = positive_weight(similarity, rows, row, scale2);
-            }
+            float weight = 0.0f;
+            if (cells.negative.get(r, c))
+                weight = negative_weight(similarity, maximum, negative, scale2);
+            if (cells.positive.get(r, c)) weight = positives.weight(similarity, scale2);
             moment = fmaf(similarity - maximum, weight, moment);
             tile.put(r, c, weight);
         }

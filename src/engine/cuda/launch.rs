@@ -769,12 +769,13 @@ impl Launcher<'_> {
         &self,
         partial: Address,
         splits: u32,
-        rows: u32,
+        pairs: &Pairs,
         groups: Groups,
         scale: Address,
         terms: Address,
     ) -> Result<()> {
-        let grid = blocks(rows as usize);
+        let Pairs { rows, ranges: Ranges { row_bands, .. }, .. } = *pairs;
+        let (grid, side) = (blocks(rows as usize), Tile::Small.side() as u32);
         launch!(
             self,
             &self.table.rows.merge_terms,
@@ -783,6 +784,8 @@ impl Launcher<'_> {
             &partial,
             &splits,
             &rows,
+            &row_bands,
+            &side,
             &groups.maximum,
             &groups.log2_sum,
             &groups.stride,

@@ -28,6 +28,10 @@ const CHUNK: usize = 1024;
 /// Rows and columns from which on the bands of labels are of large tiles.
 const LARGE_BANDS: usize = 8192;
 
+/// Tiles of a split of the pass for the terms of labels, at least. Twin of SPLIT_TILES
+/// (kernels/epilogue/terms.cuh).
+const TERMS_SPLIT_TILES: usize = 4;
+
 /// A slice of the sum of a product, at least: shorter ones are not worth a split.
 const SPLIT_DEPTH: usize = 256;
 
@@ -407,7 +411,9 @@ impl TermsPlan {
         let labels = Shape { flags: shape.flags & LABELED, ..*shape };
         let ranges = (at_hand != Tile::Small)
             .then(|| KeyRanges::plan(layout, &labels, Tile::Small)?.with_bands(layout, &labels));
-        let walk = planner.walk(Tile::Small, n, m);
+        let mut walk = planner.walk(Tile::Small, n, m);
+        let across = m.div_ceil(Tile::Small.side());
+        walk.splits = walk.splits.min(across.div_ceil(TERMS_SPLIT_TILES) as u32);
         let partial = layout.take::<[u8; TERMS_BYTES]>(n * walk.splits as usize)?;
         Ok(Self { ranges: ranges.transpose()?, walk, partial })
     }
@@ -1104,7 +1110,7 @@ impl Pass<'_> {
             self.launch.terms(
                 arithmetic, x, y, depth, &pairs, walk, scale, groups, partial, panel, moments,
             )?;
-            self.launch.merge_terms(partial, walk.splits, pairs.rows, groups, scale, to)
+            self.launch.merge_terms(partial, walk.splits, &pairs, groups, scale, to)
         }
     }
 

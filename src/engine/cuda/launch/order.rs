@@ -22,10 +22,11 @@ pub(in crate::engine::cuda) struct Keys {
 // SAFETY: plain data laid out as C lays it out, field by field as in the kernel's file.
 unsafe impl DeviceRepr for Keys {}
 
-/// Threads of the block that sorts.
-const SORT_THREADS: u32 = 1024;
+/// Threads of the block that sorts: at least, at most, and keys of a thread up to there.
+const SORT_THREADS: (u32, u32) = (256, 1024);
+const SORT_KEYS: u32 = 4;
 /// Rows of a block that copies.
-const COPY_ROWS: usize = 32;
+const COPY_ROWS: usize = 64;
 
 #[allow(clippy::too_many_arguments)] // one for each of a kernel's
 impl Launcher<'_> {
@@ -33,7 +34,10 @@ impl Launcher<'_> {
     pub unsafe fn sort_keys(&self, one: Keys, other: Option<Keys>) -> Result<()> {
         let grid = if other.is_some() { 2 } else { 1 };
         let other = other.unwrap_or(one);
-        launch!(self, &self.table.order.sort_keys, grid, SORT_THREADS, &one, &other)
+        let (least, most) = SORT_THREADS;
+        let threads = one.count.max(other.count).div_ceil(SORT_KEYS).clamp(least, most);
+        let threads = threads.next_power_of_two();
+        launch!(self, &self.table.order.sort_keys, grid, threads, &one, &other)
     }
 
     /// `to` = the keys `from` in this order; `count` u32 each.
