@@ -109,96 +109,114 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // ---- Guesses -------------------------------------------------------------------------------------
 
 // A sample, as mining.cu leaves it: [rows][width], tiles of `side` by `side`; column p is of the tile
-// p / side * stride of a line. Where a guess is made, `rank` pairs of the sample, or a few more, are
-// not below the cut. Twin of launch::Guess.
+// p / side * stride of a line. Where a guess is made, `rank` of its elements, or a few more, are not
+// below the cut. Elements are `each` neighbouring values: themselves, or in `tops` the largest of
+// four, if `rank` of them are few: then there are hardly more values than these. Twin of
+// launch::Guess.
 struct Guess {
     const float* values;
+    const float* tops;
     unsigned width;
-    unsigned side;
+    unsigned side;  // a power of two
     unsigned stride;
     unsigned rank;
+    unsigned each;  // 1 or 4
 };
 
 __device__ __forceinline__ bool is_pair(float value) { return __float_as_uint(value) != NO_PAIR; }
 
-// A guess at the cut of each row, of which `slack` pairs more than the rank will do, and the sample's
-// pairs up to there, into empty lists. Grid: ceil(rows / 32).
+// Which of four are not below a cut.
+__device__ __forceinline__ unsigned set_of(float4 four, float cut) {
+    return (four.x >= cut ? 1 : 0) | (four.y >= cut ? 2 : 0) | (four.z >= cut ? 4 : 0) |
+           (four.w >= cut ? 8 : 0);
+}
+
+// A guess at the cut of each row, of which `slack` elements more than the rank will do, and the
+// sample's pairs up to there, into lists. Grid: ceil(rows / 32).
 extern "C" __global__ void __launch_bounds__(THREADS)
     guess_rows(Guess guess, unsigned slack, unsigned first_row, unsigned count, RowLists lists,
                Cut* cuts) {
+    __shared__ __align__(16) unsigned shared[THREADS / rows::LANES][rows::BINS];
     const unsigned row = thread_index() / rows::LANES;
     if (row >= count) return;
     const rows::Group group;
-    const float4* fours = reinterpret_cast<const float4*>(
-        guess.values + static_cast<long long>(row) * guess.width);
-    const unsigned end = guess.width / 4;
+    unsigned* counters = shared[threadIdx.x / rows::LANES];
+    const long long line = static_cast<long long>(row) * guess.width;
+    const float4* values = reinterpret_cast<const float4*>(guess.values + line);
+    const float* tops = guess.tops + line / 4;
+    const float4* elements = guess.each == 4 ? reinterpret_cast<const float4*>(tops) : values;
+    const unsigned end = guess.width / guess.each / 4;
     // What is no pair is no number.
     float least = INFINITE, most = -INFINITE;
 #pragma unroll 2
     for (unsigned i = group.lane; i < end; i += rows::LANES) {
-        const float4 four = fours[i];
+        const float4 four = elements[i];
         least = fminf(fminf(least, fminf(four.x, four.y)), fminf(four.z, four.w));
         most = fmaxf(fmaxf(most, fmaxf(four.x, four.y)), fmaxf(four.z, four.w));
     }
-    // At least `rank` are not below `low`, if there are so many at all; fewer are not below `high`,
-    // unless it is the largest.
-    float low = group.least(least), high = group.most(most);
-    float many = guess.width, few = 1.0f;
-    // Not far off: at least LANES are not below it.
-    float cut = group.least(most);
-    unsigned own, found;
-#pragma unroll 1
-    for (unsigned turn = 0;; ++turn) {
-        const bool last = !(low < cut && cut < high);
-        if (last) cut = low;
-        own = 0;
+    least = group.least(least), most = group.most(most);
+    // Keys are parts of the range, which elements lie evenly in, wherever it lies: of 2^32 but for
+    // rounding. What is no number has key 0.
+    const float range = most - least;
+    const float scale = fminf(4.2949e9f / range, 1e38f);
+    bool all = true;
+    float cut = least;
+    if (least <= most) {
+        const rows::Bound bound = rows::lower_bound(
+            group, counters, 0, ~0u, guess.rank, slack, [&](const rows::Bins& bins) {
 #pragma unroll 2
-        for (unsigned i = group.lane; i < end; i += rows::LANES) {
-            const float4 four = fours[i];
-            own += (four.x >= cut) + (four.y >= cut) + (four.z >= cut) + (four.w >= cut);
-        }
-        found = group.sum(own);
-        if (last || (found >= guess.rank && found <= guess.rank + slack)) break;
-        if (found > guess.rank)
-            low = cut, many = found;
-        else
-            high = cut, few = max(found, 1u);
-        cut = rows::interpolate(low, many, high, few, guess.rank + 0.5f * slack);
-        // By halves of the similarity, then of the key, if that leads nowhere.
-        if (turn > 4 || !(low < cut && cut < high)) cut = 0.5f * low + 0.5f * high;
-        if (turn > 16) {
-            const unsigned first = order_key(low);
-            cut = similarity_of(first + (order_key(high) - first) / 2);
-        }
+                for (unsigned i = group.lane; i < end; i += rows::LANES) {
+                    const float4 four = elements[i];
+                    const float each[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+                    for (unsigned e = 0; e < 4; ++e)
+                        bins.add(static_cast<unsigned>((each[e] - least) * scale));
+                }
+            });
+        // Rounded down.
+        cut = fmaf(static_cast<float>(bound.key), range * (0.999999f / 4.2949e9f), least);
+        all = bound.key == 0;
     }
-    const bool all = found < guess.rank;
-    if (all) {
-        own = 0;
-#pragma unroll 1
-        for (unsigned i = group.lane; i < end; i += rows::LANES) {
-            const float4 four = fours[i];
-            own += is_pair(four.x) + is_pair(four.y) + is_pair(four.z) + is_pair(four.w);
-        }
-        found = group.sum(own);
-    }
-    unsigned to = group.before(own);
+    if (group.lane == 0) counters[0] = 0;
+    group.sync();
     Word* words = lists.words + static_cast<long long>(row) * lists.capacity;
+    const unsigned side_bits = rows::width(guess.side - 1);
 #pragma unroll 1
     for (unsigned i = group.lane; i < end; i += rows::LANES) {
-        const float4 four = fours[i];
-        const float each[4] = {four.x, four.y, four.z, four.w};
-        if (!all && fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w)) < cut) continue;
+        const float4 four = elements[i];
+        if (!all && !(fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w)) >= cut)) continue;
+        unsigned found = all ? 15 : set_of(four, cut);
+        // Elements may be the largest of as many values, or values themselves.
+        unsigned at = i;
+        if (guess.each == 4)
+            at *= 4;
+        else
+            found = found != 0;
+#pragma unroll 1
+        for (; found != 0; found &= found - 1) {
+            const unsigned quad = at + __ffs(found) - 1;
+            const float4 four = values[quad];
+            const float each[4] = {four.x, four.y, four.z, four.w};
+            unsigned bits = set_of(four, cut);
+            if (all) {
+                bits = 0;
 #pragma unroll
-        for (unsigned e = 0; e < 4; ++e) {
-            if (all ? !is_pair(each[e]) : !(each[e] >= cut)) continue;
-            const unsigned p = i * 4 + e;
-            const unsigned column = p / guess.side * guess.stride * guess.side + p % guess.side;
-            if (to < lists.capacity) words[to] = word_of(order_key(each[e]), column);
-            ++to;
+                for (unsigned e = 0; e < 4; ++e) bits |= is_pair(each[e]) ? 1u << e : 0;
+            }
+            unsigned to = atomicAdd(&counters[0], __popc(bits));
+            const unsigned tile = quad * 4 >> side_bits << side_bits;
+            const unsigned column = tile * guess.stride + quad * 4 - tile;
+#pragma unroll
+            for (unsigned e = 0; e < 4; ++e) {
+                if (!(bits >> e & 1)) continue;
+                if (to < lists.capacity) words[to] = word_of(order_key(each[e]), column + e);
+                ++to;
+            }
         }
     }
+    group.sync();
     if (group.lane != 0) return;
-    lists.counts[row] = found;
+    lists.counts[row] = counters[0];
     cuts[first_row + row] = all ? no_cut() : Cut{cut, 0xffffffffu, 0xffffffffu, order_key(cut)};
 }
 
@@ -376,16 +394,21 @@ __device__ __forceinline__ void put(const List& list, unsigned place, unsigned r
 constexpr int SORT_THREADS = 128;
 constexpr int SORT_ROWS = SORT_THREADS / rows::LANES;
 constexpr unsigned SPAN = 8192;  // columns at a time
+constexpr unsigned SPAN_WORDS = SPAN / 32;
+static_assert(SPAN_WORDS >= rows::BINS, "the bits' place holds the bins first");
 extern "C" __global__ void __launch_bounds__(SORT_THREADS)
     sort_rows(RowLists lists, unsigned k, unsigned columns, const unsigned* starts,
               unsigned first_row, unsigned count, List to, Cut* cuts) {
-    __shared__ unsigned bits[SORT_ROWS][SPAN / 32];
-    __shared__ unsigned short places[SORT_ROWS][SPAN / 32];
+    __shared__ struct alignas(16) {
+        unsigned bits[SPAN_WORDS];
+        unsigned short before[SPAN_WORDS];  // bits in the words before, of the same lane
+        unsigned short lane[rows::LANES];   // in the lanes before
+        Word last;                          // the least of those that are sorted
+    } shared[SORT_ROWS];
     const unsigned row = blockIdx.x * SORT_ROWS + threadIdx.x / rows::LANES;
     if (row >= count) return;
     const rows::Group group;
-    unsigned* own_bits = bits[threadIdx.x / rows::LANES];
-    unsigned short* own_places = places[threadIdx.x / rows::LANES];
+    auto& own = shared[threadIdx.x / rows::LANES];
     const unsigned start = starts[row];
     unsigned length = starts[row + 1] - start;
     Word* words = lists.words + start;
@@ -394,7 +417,7 @@ extern "C" __global__ void __launch_bounds__(SORT_THREADS)
         words = lists.words + static_cast<long long>(row) * lists.capacity;
         length = lists.counts[row];
         if (length > k) {
-            least = rows::kth(group, words, length, k);
+            least = rows::kth(group, own.bits, words, length, cuts[first_row + row].key, k);
             if (columns > SPAN) {
                 rows::keep(group, words, length, least);
                 length = k;
@@ -410,46 +433,50 @@ extern "C" __global__ void __launch_bounds__(SORT_THREADS)
         put(to, place, first_row + row, word);
         return;
     }
+    const Word* const end = words + length;
     unsigned done = start;
-    Word last = ~0ull;
+    if (group.lane == 0) own.last = ~0ull;
 #pragma unroll 1
     for (unsigned first = 0; first < columns; first += SPAN) {
-        const unsigned span = min(columns - first, SPAN), size = (span + 31) / 32;
-        for (unsigned i = group.lane; i < size; i += rows::LANES) own_bits[i] = 0;
+        // Each lane has some words of bits side by side, a power of two of them.
+        const unsigned span = min(columns - first, SPAN);
+        const unsigned each_bits = max(rows::width((span - 1) / (32 * rows::LANES)), 2);
+        const unsigned begin = group.lane << each_bits, stop = begin + (1u << each_bits);
+        for (unsigned i = begin; i < stop; i += 4)
+            *reinterpret_cast<uint4*>(own.bits + i) = make_uint4(0, 0, 0, 0);
         group.sync();
-        for (unsigned i = group.lane; i < length; i += rows::LANES) {
-            const Word word = words[i];
-            const unsigned at = column_of(word) - first;
-            if (word >= least && at < span) atomicOr(&own_bits[at / 32], 1u << at % 32);
+        for (const Word* word = words + group.lane; word < end; word += rows::LANES) {
+            if (*word < least) continue;
+            const unsigned at = column_of(*word) - first;
+            if (at < span) atomicOr(&own.bits[at / 32], 1u << at % 32);
         }
         group.sync();
-        // Each lane counts some bits side by side.
-        const unsigned each = (size + rows::LANES - 1) / rows::LANES;
-        const unsigned begin = min(group.lane * each, size), end = min(begin + each, size);
-        unsigned own = 0;
-        for (unsigned i = begin; i < end; ++i) own += __popc(own_bits[i]);
-        const unsigned total = group.sum(own);
-        unsigned place = group.before(own);
-        for (unsigned i = begin; i < end; ++i) {
-            own_places[i] = place;
-            place += __popc(own_bits[i]);
+        unsigned sum = 0;
+        for (unsigned i = begin; i < stop; i += 4) {
+            const uint4 four = *reinterpret_cast<const uint4*>(own.bits + i);
+            const unsigned second = sum + __popc(four.x), third = second + __popc(four.y);
+            const unsigned fourth = third + __popc(four.z);
+            *reinterpret_cast<uint2*>(own.before + i) =
+                make_uint2(sum | second << 16, third | fourth << 16);
+            sum = fourth + __popc(four.w);
         }
+        const unsigned all = group.up_to(sum);
+        own.lane[group.lane] = all - sum;
         group.sync();
-        for (unsigned i = group.lane; i < length; i += rows::LANES) {
-            const Word word = words[i];
-            const unsigned at = column_of(word) - first;
-            if (word < least || at >= span) continue;
-            const unsigned below = own_bits[at / 32] & ((1u << at % 32) - 1);
-            const unsigned place = done + own_places[at / 32] + __popc(below);
-            put(to, place, first_row + row, word);
-            last = min(last, word);
+        for (const Word* word = words + group.lane; word < end; word += rows::LANES) {
+            if (*word < least) continue;
+            const unsigned at = column_of(*word) - first;
+            if (at >= span) continue;
+            const unsigned below = own.bits[at / 32] & ((1u << at % 32) - 1);
+            const unsigned before = own.lane[at / 32 >> each_bits] + own.before[at / 32];
+            put(to, done + before + __popc(below), first_row + row, *word);
+            if (least != 0) atomicMin(&own.last, *word);
         }
+        done += ptx::shuffle(all, rows::LANES - 1, rows::LANES, group.lanes);
         group.sync();
-        done += total;
     }
     // A cut is a pair: those that repeat_rows left out may be close below it.
-    last = group.least(last);
-    if (least != 0 && group.lane == 0) cuts[first_row + row] = cut_of(last, first_row + row);
+    if (least != 0 && group.lane == 0) cuts[first_row + row] = cut_of(own.last, first_row + row);
 }
 
 // starts[i] = how many pairs of a sorted list lie before row (or column) first + i: groups + 1.

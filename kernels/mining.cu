@@ -12,8 +12,8 @@
 // All but the last three tell on the way what `stats` would have told of these tiles besides.
 //
 // Grid: x = row tiles x column tiles, the column tile running fastest; of those, the samplers and
-// collectors take the ones that their Sample names. One a block, or for count_matrix and collect
-// fewer blocks than tiles: where nothing is to be done, a grid of all tiles would take its time.
+// collectors take the ones that their Sample names. One a block, or for all but count_rows fewer
+// blocks than tiles: where nothing is to be done, a grid of all tiles would take its time.
 // Block: Tile::THREADS threads.
 
 #include "epilogue/each.cuh"
@@ -170,14 +170,21 @@ struct Negatives {
     static constexpr unsigned ALL = Tile::COLUMNS == 32 ? ~0u : (1u << Tile::COLUMNS % 32) - 1;
 };
 
+// The largest of four elements side by side, NaN aside.
+template <class Tile>
+__device__ __forceinline__ float four_top(const Tile& tile, int r, int c) {
+    return fmaxf(fmaxf(tile.at(r, c), tile.at(r, c + 1)),
+                 fmaxf(tile.at(r, c + 2), tile.at(r, c + 3)));
+}
+
 // The largest of the thread's elements of a row of the tile, NaN aside; on the way, whether the row
 // is finite.
 template <class Tile>
 __device__ __forceinline__ float row_top(const Tile& tile, int r, unsigned row, unsigned* poison) {
-    float top = -INFINITE, sum = 0.0f;
+    float top = four_top(tile, r, 0), sum = 0.0f;
 #pragma unroll
     for (int c = 0; c < Tile::COLUMNS; ++c) {
-        top = fmaxf(top, tile.at(r, c));
+        if (c % 4 == 0 && c > 0) top = fmaxf(top, four_top(tile, r, c));
         sum = fmaf(tile.at(r, c), 0.0f, sum);
     }
     // Rare, and always the same bits: the order does not matter.
@@ -196,20 +203,33 @@ __device__ __forceinline__ unsigned not_below(const Tile& tile, int r, const Cut
     return bits;
 }
 
-// The similarities of a sample's tiles.
-template <class Tile>
-__device__ __forceinline__ void sample(const Operand& x, const Operand& y, unsigned depth,
-                                       const Pairs& pairs, unsigned first_row, const Sample& which,
-                                       float* values, const Aside& aside) {
-    static_assert(Tile::GROUP == 4, "four columns side by side");
-    __shared__ typename Tile::Storage storage;
+// Calls body(tile, i0, j0, place) for the tiles of a sample, `tiles` of the rows from first_row on.
+// A loop though a block may have one tile only: what the product needs of the thread's place is then
+// made before it, not in each of its slices.
+template <class Tile, class Body>
+__device__ __forceinline__ void each_tile(const Operand& x, const Operand& y, unsigned depth,
+                                          const Pairs& pairs, unsigned first_row,
+                                          const Sample& sample, unsigned tiles,
+                                          typename Tile::Storage& storage, Body body) {
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
-    const unsigned place = which.tile(blockIdx.x);
-    const unsigned i0 = first_row + place / across * Tile::SIDE;
-    const unsigned j0 = place % across * Tile::SIDE;
-    Tile tile;
-    tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0, pairs.columns, 0,
-                                                         depth, storage);
+#pragma unroll 1
+    for (unsigned place = blockIdx.x; place < tiles; place += gridDim.x) {
+        const unsigned at = sample.tile(place);
+        const unsigned i0 = first_row + at / across * Tile::SIDE, j0 = at % across * Tile::SIDE;
+        Tile tile;
+        tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
+                                                             pairs.columns, 0, depth, storage);
+        body(tile, i0, j0, place);
+        __syncthreads();
+    }
+}
+
+// The similarities of a sample's tile, and the largest of each four side by side.
+template <class Tile>
+__device__ __forceinline__ void store_sample(Tile& tile, const Pairs& pairs, unsigned i0,
+                                             unsigned j0, unsigned place, const Sample& sample,
+                                             float* values, float* tops, const Aside& aside) {
+    static_assert(Tile::GROUP == 4, "four columns side by side");
     const Negatives<Tile> negatives(tile, pairs, i0, j0, aside.positive);
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r)
@@ -221,16 +241,35 @@ __device__ __forceinline__ void sample(const Operand& x, const Operand& y, unsig
             for (int c = 0; c < Tile::COLUMNS; ++c)
                 if (!negatives.cells.negative.get(r, c)) tile.put(r, c, __uint_as_float(NO_PAIR));
     }
-    const long long width = which.taken * Tile::SIDE;
-    values += blockIdx.x / which.taken * Tile::SIDE * width + blockIdx.x % which.taken * Tile::SIDE;
+    const long long width = sample.taken * Tile::SIDE;
+    const long long start =
+        place / sample.taken * Tile::SIDE * width + place % sample.taken * Tile::SIDE;
+    const int column = Tile::column(0);
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
-        float* to = values + Tile::row(r) * width;
+        const unsigned long long to = start + Tile::row(r) * width + column;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; c += 4) {
+            *reinterpret_cast<float4*>(values + to + (Tile::column(c) - column)) =
+                make_float4(tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3));
+        }
+        if (!tops) continue;
 #pragma unroll
         for (int c = 0; c < Tile::COLUMNS; c += 4)
-            *reinterpret_cast<float4*>(to + Tile::column(c)) =
-                make_float4(tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3));
+            tops[to / 4 + (Tile::column(c) - column) / 4] = four_top(tile, r, c);
     }
+}
+
+template <class Tile>
+__device__ __forceinline__ void sample(const Operand& x, const Operand& y, unsigned depth,
+                                       const Pairs& pairs, unsigned first_row, const Sample& which,
+                                       unsigned tiles, float* values, float* tops,
+                                       const Aside& aside) {
+    __shared__ typename Tile::Storage storage;
+    each_tile<Tile>(x, y, depth, pairs, first_row, which, tiles, storage,
+                    [&](Tile& tile, unsigned i0, unsigned j0, unsigned place) {
+                        store_sample(tile, pairs, i0, j0, place, which, values, tops, aside);
+                    });
 }
 
 // Adds the negatives of a tile that are not below their rows' cuts to the rows' lists; of those rows
@@ -247,38 +286,40 @@ __device__ __forceinline__ void add_to_rows(const Tile& tile, typename Tile::Sto
         const float top = row_top(tile, r, row, aside.poison);
         if (!wanted(row)) continue;
         const Cut cut = pairs.cuts[row];
-        if (top < cut.similarity && cut.key != 0) continue;
-        const unsigned bits = not_below(tile, r, cut) & negatives.row(r);
+        // Not so where there is no cut, whatever the numbers; nor where there are none.
+        if (top < cut.similarity) continue;
+        unsigned bits = 0;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; c += 4) {
+            if (four_top(tile, r, c) < cut.similarity) continue;
+#pragma unroll
+            for (int e = c; e < c + 4; ++e) bits |= tile.at(r, e) >= cut.similarity ? 1u << e : 0;
+        }
+        // NaN too.
+        if (cut.key == 0) bits = Negatives<Tile>::ALL;
+        bits &= negatives.row(r);
         if (bits == 0) continue;
         unsigned to = atomicAdd(&lists.counts[row - first_row], __popc(bits));
         Word* words = lists.words + static_cast<long long>(row - first_row) * lists.capacity;
-        const auto add = [&](int c, float similarity) {
+        each_set(tile, storage, r, bits, [&](int c, float similarity) {
             if (to < lists.capacity)
                 words[to] = word_of(order_key(similarity), j0 + Tile::column(c));
             ++to;
-        };
-        // Mostly there is one.
-        if (negatives.all && (bits & (bits - 1)) == 0)
-            add(__ffs(bits) - 1, top);
-        else
-            each_set(tile, storage, r, bits, add);
+        });
     }
 }
 
 template <class Tile>
 __device__ __forceinline__ void collect_rows(const Operand& x, const Operand& y, unsigned depth,
                                              const Pairs& pairs, unsigned first_row,
-                                             const Sample& sample, const RowLists& lists,
-                                             const Aside& aside) {
+                                             const Sample& sample, unsigned tiles,
+                                             const RowLists& lists, const Aside& aside) {
     __shared__ typename Tile::Storage storage;
-    const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
-    const unsigned place = sample.tile(blockIdx.x);
-    const unsigned i0 = first_row + place / across * Tile::SIDE;
-    const unsigned j0 = place % across * Tile::SIDE;
-    Tile tile;
-    tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0, pairs.columns, 0,
-                                                         depth, storage);
-    add_to_rows(tile, storage, pairs, i0, j0, first_row, lists, aside, [](unsigned) { return true; });
+    each_tile<Tile>(x, y, depth, pairs, first_row, sample, tiles, storage,
+                    [&](Tile& tile, unsigned i0, unsigned j0, unsigned) {
+                        add_to_rows(tile, storage, pairs, i0, j0, first_row, lists, aside,
+                                    [](unsigned) { return true; });
+                    });
 }
 
 template <class Tile>
@@ -286,7 +327,11 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
                                             const Pairs& pairs, unsigned first_row,
                                             unsigned end_row, unsigned k, const RowLists& lists,
                                             unsigned* lost, Cut* cuts) {
-    __shared__ typename Tile::Storage storage;
+    __shared__ union {
+        typename Tile::Storage product;
+        alignas(16) unsigned bins[Tile::THREADS / rows::LANES][rows::BINS];
+    } shared;
+    auto& bins = shared.bins;
     const unsigned i0 = first_row + blockIdx.x * Tile::SIDE;
     int any = 0;
     for (unsigned row = i0 + threadIdx.x; row < min(i0 + Tile::SIDE, end_row); row += Tile::THREADS) {
@@ -299,16 +344,17 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
         any = 1;
     }
     if (!__syncthreads_or(any)) return;
-    const rows::Group group;
 #pragma unroll 1
     for (unsigned j0 = 0; j0 < pairs.columns; j0 += Tile::SIDE) {
         Tile tile;
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
-                                                             pairs.columns, 0, depth, storage);
-        add_to_rows(tile, storage, pairs, i0, j0, first_row, lists, Aside{},
+                                                             pairs.columns, 0, depth,
+                                                             shared.product);
+        add_to_rows(tile, shared.product, pairs, i0, j0, first_row, lists, Aside{},
                     [&](unsigned row) { return lost[row - first_row] != 0; });
         __syncthreads();
         // Where the next tile's pairs might not fit, the k hardest so far are enough.
+        const rows::Group group;
         for (unsigned i = threadIdx.x / rows::LANES; i < Tile::SIDE;
              i += Tile::THREADS / rows::LANES) {
             const unsigned row = i0 + i;
@@ -317,7 +363,9 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
             if (count + Tile::SIDE <= lists.capacity) continue;
             Word* words = lists.words + static_cast<long long>(row - first_row) * lists.capacity;
             // A cut is a pair: those that an earlier one left out may be close below it.
-            const Word least = rows::keep(group, words, count, rows::kth(group, words, count, k));
+            unsigned* counters = bins[threadIdx.x / rows::LANES];
+            const Word last = rows::kth(group, counters, words, count, cuts[row].key, k);
+            const Word least = rows::keep(group, words, count, last);
             if (group.lane != 0) continue;
             lists.counts[row - first_row] = k;
             cuts[row] = cut_of(least, row);
@@ -403,9 +451,10 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
 // count_rows: a search for each of the n rows; counters: [end_row - first_row][2^ROW_BITS], added
 //     to; first_row a multiple of SIDE. Blocks: the tiles of these rows.
 // The rest: pairs without MINED. poison: n; positive: n, written where a tile holds the row's one
-//     positive; lists: of the rows from first_row on, a multiple of SIDE. Blocks: the tiles of the
-//     sample; of sample and collect_rows, in those rows.
-// sample: values: [lines * SIDE][taken * SIDE], NO_PAIR where a pair is not negative.
+//     positive; lists: of the rows from first_row on, a multiple of SIDE; tiles: of the sample, in
+//     those rows.
+// sample: values: [lines * SIDE][taken * SIDE], NO_PAIR where a pair is not negative; tops: of every
+//     four of them, no number where there is no pair; may be null.
 // collect: gate: nothing is done where it is 0; may be null. above.count and list: added to.
 // collect_rows: a cut for each row.
 // repeat_rows: a row has lost pairs where its list has overflown, or has fewer than k for all that a
@@ -425,17 +474,18 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
     }                                                                                           \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) sample_##NAME(          \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, Sample which,    \
-        float* values, Aside aside) {                                                           \
-        sample<TILE>(x, y, depth, pairs, first_row, which, values, aside);                      \
+        unsigned tiles, float* values, float* tops, Aside aside) {                              \
+        sample<TILE>(x, y, depth, pairs, first_row, which, tiles, values, tops, aside);         \
     }                                                                                           \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) collect_rows_##NAME(    \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, Sample sample,   \
-        RowLists lists, Aside aside) {                                                          \
-        collect_rows<TILE>(x, y, depth, pairs, first_row, sample, lists, aside);                \
+        unsigned tiles, RowLists lists, Aside aside) {                                          \
+        collect_rows<TILE>(x, y, depth, pairs, first_row, sample, tiles, lists, aside);         \
     }                                                                                           \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) repeat_rows_##NAME(     \
-        Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row,                  \
-        unsigned end_row, unsigned k, RowLists lists, unsigned* lost, Cut* cuts) {              \
+        const __grid_constant__ Operand x, const __grid_constant__ Operand y, unsigned depth,   \
+        const __grid_constant__ Pairs pairs, unsigned first_row, unsigned end_row, unsigned k,  \
+        const __grid_constant__ RowLists lists, unsigned* lost, Cut* cuts) {                    \
         repeat_rows<TILE>(x, y, depth, pairs, first_row, end_row, k, lists, lost, cuts);        \
     }                                                                                           \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) collect_##NAME(         \

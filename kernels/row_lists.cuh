@@ -4,7 +4,8 @@
 #pragma once
 
 #include "epilogue/select.cuh"
-#include "ptx/math.cuh"
+#include "ptx/copy.cuh"
+#include "ptx/shared.cuh"
 #include "ptx/shuffle.cuh"
 #include "ptx/vote.cuh"
 
@@ -13,6 +14,9 @@ namespace rows {
 using epilogue::Word;
 
 constexpr unsigned LANES = 8;
+
+// Bits up to the highest that is set.
+__device__ __forceinline__ unsigned width(unsigned value) { return 32 - __clz(value); }
 
 // The threads of a row.
 struct Group {
@@ -29,9 +33,6 @@ struct Group {
         for (unsigned mask = 1; mask < LANES; mask *= 2)
             value = combine(value, ptx::shuffle_xor(value, mask, lanes));
         return value;
-    }
-    __device__ __forceinline__ unsigned sum(unsigned value) const {
-        return reduce(value, [](unsigned a, unsigned b) { return a + b; });
     }
     __device__ __forceinline__ unsigned least(unsigned value) const {
         return reduce(value, [](unsigned a, unsigned b) { return min(a, b); });
@@ -57,77 +58,120 @@ struct Group {
         const unsigned low = least(mine ? static_cast<unsigned>(value) : 0xffffffffu);
         return static_cast<Word>(high) << 32 | low;
     }
-    // The sum over the lanes before this one.
-    __device__ __forceinline__ unsigned before(unsigned value) const {
-        unsigned sum = 0;
+    // The sum over the lanes up to this one.
+    __device__ __forceinline__ unsigned up_to(unsigned value) const {
 #pragma unroll
-        for (unsigned mask = 1; mask < LANES; mask *= 2) {
-            const unsigned other = ptx::shuffle_xor(value, mask, lanes);
-            if (lane & mask) sum += other;
-            value += other;
-        }
-        return sum;
+        for (unsigned reach = 1; reach < LANES; reach *= 2)
+            value = ptx::add_from_below(value, reach, LANES, lanes);
+        return value;
     }
     __device__ __forceinline__ void sync() const { __syncwarp(lanes); }
 };
 
-// Where `wanted` values may be found not to be below, if `many` are not below `low` and `few` are not
-// below `high`: numbers of large values fall about exponentially.
-__device__ __forceinline__ float interpolate(float low, float many, float high, float few,
-                                             float wanted) {
-    return high - (high - low) * (ptx::lg2(wanted / few) / ptx::lg2(many / few));
-}
+// Bins of a row, in shared memory: what a selection counts into.
+constexpr unsigned BIN_BITS = 6;
+constexpr unsigned BINS = 1 << BIN_BITS;
+static_assert(BINS / LANES == 8, "two times four bins a lane");
 
-// Between two words that are not neighbours. Halves of the key always come to an end.
-__device__ __forceinline__ Word between(Word low, unsigned many, Word high, unsigned few,
-                                        unsigned wanted, unsigned turn) {
-    using namespace epilogue;
-    const unsigned first = key_of(low), last = key_of(high);
-    if (last - first <= 1) return low + (high - low) / 2;
-    const float a = similarity_of(first), b = similarity_of(last);
-    float middle = 0.5f * a + 0.5f * b;
-    if (turn < 3) middle = interpolate(a, many, b, few == 0 ? 0.5f : few, wanted);
-    const unsigned key = turn < 16 ? order_key(middle) : 0;
-    const bool inside = first < key && key < last;
-    return static_cast<Word>(inside ? key : first + (last - first) / 2) << 32;
-}
+// Bins of equal width, of which the first holds the largest keys up to `high`.
+struct Bins {
+    unsigned counts;  // their address
+    unsigned high;
+    unsigned shift;
+    unsigned number;
 
-// A word that just `k` of the row's `count` are not below, 0 < k < count. No two words are alike;
-// there is room for one more if they are odd in number.
-__device__ __forceinline__ Word kth(const Group& group, Word* words, unsigned count, unsigned k) {
-    if (count % 2 != 0 && group.lane == 0) words[count] = 0;
-    group.sync();
-    const ulonglong2* pairs = reinterpret_cast<const ulonglong2*>(words);
-    const unsigned end = (count + 1) / 2;
-    unsigned least = 0xffffffffu, most = 0;
-#pragma unroll 1
-    for (unsigned i = group.lane; i < end; i += LANES) {
-        const ulonglong2 pair = pairs[i];
-        const unsigned x = epilogue::key_of(pair.x), y = epilogue::key_of(pair.y);
-        // Not the one more.
-        least = min(least, min(x, i * 2 + 1 < count ? y : x));
-        most = max(most, max(x, y));
+    // Keys above `high`, which there are once bins have been cut into bins, wrap around to bins
+    // that there are not: they are less than 2^32 minus a bin of before, which was all bins of now.
+    __device__ __forceinline__ void add(unsigned key) const {
+        const unsigned bin = (high - key) >> shift;
+        if (bin < number) ptx::shared_increment(counts, bin);
     }
-    // More than k are not below `low`, fewer are not below `high`.
-    Word low = static_cast<Word>(group.least(least)) << 32;
-    Word high = (static_cast<Word>(group.most(most)) + 1) << 32;
-    unsigned many = count, few = 0;
+};
+
+// Where the keys wanted end.
+struct Bound {
+    unsigned key;    // the least that is taken
+    unsigned found;  // keys that are not below it
+    unsigned equal;  // how many of them are equal to it, if they are too many
+};
+
+// The bound that at least `wanted` of a row's keys are not below, and no more than `slack` besides,
+// but for equal ones; all of them where there are fewer. Keys are from `low` to `high`; each(bins)
+// adds those of the lane.
+//
+// The range is cut into bins, and so is the bin that holds the last key wanted, until few enough are
+// in it: mostly at once, since the largest lie thinly. 2^32 keys come to their end after six turns.
+template <class Each>
+__device__ __forceinline__ Bound lower_bound(const Group& group, unsigned* counters, unsigned low,
+                                             unsigned high, unsigned wanted, unsigned slack,
+                                             Each each) {
+    const unsigned bits = width(high - low);
+    Bins bins{ptx::shared_address(counters), high, bits > BIN_BITS ? bits - BIN_BITS : 0, BINS};
+    unsigned above = 0;  // keys that are above bins.high
+    uint4* own = reinterpret_cast<uint4*>(counters) + 2 * group.lane;
 #pragma unroll 1
-    for (unsigned turn = 0;; ++turn) {
-        const Word middle = between(low, many, high, few, k, turn);
-        unsigned found = 0;
-#pragma unroll 1
-        for (unsigned i = group.lane; i < end; i += LANES) {
-            const ulonglong2 pair = pairs[i];
-            found += (pair.x >= middle) + (pair.y >= middle);
+    while (true) {
+        own[0] = own[1] = make_uint4(0, 0, 0, 0);
+        group.sync();
+        each(bins);
+        group.sync();
+        const uint4 first = own[0], second = own[1];
+        const unsigned counts[8] = {first.x,  first.y,  first.z,  first.w,
+                                    second.x, second.y, second.z, second.w};
+        unsigned sum = 0;
+#pragma unroll
+        for (unsigned i = 0; i < 8; ++i) sum += counts[i];
+        const unsigned end = above + group.up_to(sum);
+        const unsigned lanes = ptx::ballot(end >= wanted, group.lanes);
+        if (lanes == 0) return Bound{low, ptx::shuffle(end, LANES - 1, LANES, group.lanes), 0};
+        // The first lane whose bins reach the last one wanted; the bin, and what is above it.
+        const unsigned lane = __ffs(lanes) - 1;
+        unsigned bin = group.lane * 8, equal = 0;
+        above = end - sum;
+        if (threadIdx.x % 32 == lane) {
+#pragma unroll
+            for (unsigned i = 0; i < 8; ++i) {
+                equal = counts[i];
+                if (above + equal >= wanted) break;
+                above += equal, ++bin;
+            }
         }
-        found = group.sum(found);
-        if (found == k) return middle;
-        if (found > k)
-            low = middle, many = found;
-        else
-            high = middle, few = found;
+        bin = ptx::shuffle(bin, lane, LANES, group.lanes);
+        above = ptx::shuffle(above, lane, LANES, group.lanes);
+        equal = ptx::shuffle(equal, lane, LANES, group.lanes);
+        bins.high -= bin << bins.shift;
+        if (above + equal <= wanted + slack || bins.shift == 0)
+            return Bound{bins.high - min(bins.high - low, (1u << bins.shift) - 1), above + equal,
+                         equal};
+        const unsigned bits = min(bins.shift, BIN_BITS);
+        bins.shift -= bits;
+        bins.number = 1u << bits;
     }
+}
+
+// A word that just `k` of the row's `count` are not below, 0 < k < count; no key is below `low`. No
+// two words are alike.
+__device__ __forceinline__ Word kth(const Group& group, unsigned* counters, const Word* words,
+                                    unsigned count, unsigned low, unsigned k) {
+    // Low half first: ~column, key.
+    const uint2* halves = reinterpret_cast<const uint2*>(words);
+    const uint2* const end = halves + count;
+    halves += group.lane;
+    unsigned most = 0;
+    for (const uint2* word = halves; word < end; word += LANES) most = max(most, word->y);
+    most = group.most(most);
+    const Bound keys = lower_bound(group, counters, low, most, k, 0, [&](const Bins& bins) {
+        for (const uint2* word = halves; word < end; word += LANES) bins.add(word->y);
+    });
+    const Word least = static_cast<Word>(keys.key) << 32;
+    if (keys.found == k) return least;
+    // Some of those with the last key are too many.
+    const unsigned left = k - (keys.found - keys.equal);
+    const Bound columns = lower_bound(group, counters, 0, ~0u, left, 0, [&](const Bins& bins) {
+        for (const uint2* word = halves; word < end; word += LANES)
+            if (word->y == keys.key) bins.add(word->x);
+    });
+    return least | columns.key;
 }
 
 // Moves the words that are not below `least` to the front; gives the least of them.

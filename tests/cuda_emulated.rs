@@ -291,12 +291,12 @@ fn mining_of_the_matrix_costs_little_on_tensor_cores() {
 }
 
 #[test]
-fn mining_of_rows_costs_half_a_pass_on_tensor_cores() {
-    let test = "mining_of_rows_costs_half_a_pass_on_tensor_cores";
+fn mining_of_rows_costs_little_on_tensor_cores() {
+    let test = "mining_of_rows_costs_little_on_tensor_cores";
     let (n, mining) = (16 * SIDE, Mining::HardestPerRow(16));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, D), mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.6 && cost.launches[1] <= 14);
+    assert!(cost.forward <= 1.17 && cost.launches[1] <= 14);
 }
 
 /// Any size, by hand: `METRIC_KERNELS_MINED="sm80 bf16 2048 128 rows 16"`.

@@ -239,6 +239,22 @@ fn rows_in_panels() {
     assert_as_oracle(&mut cuda, &labeled);
 }
 
+/// Lists of a row that a guess of a large rank makes.
+#[test]
+fn hundreds_of_each_row() {
+    let Some(mut cuda) = Cuda::open("hundreds_of_each_row") else { return };
+    let (n, m, d) = (40, 2600, 5);
+    let mut problem = Problem::new(Named::InBatchSoftmax, 5.0, (n, m, d));
+    problem = problem.with_mining(Mining::HardestPerRow(600));
+    assert_as_oracle(&mut cuda, &fill(problem.clone(), 11));
+    // Similarities of a few values, of which most are equal.
+    let mut random = Random::new(12);
+    problem.x = random.whole(n * d, 1);
+    problem.y = Some(random.whole(m * d, 1));
+    problem.loss = Named::CrossExampleSoftmax;
+    assert_as_oracle(&mut cuda, &problem);
+}
+
 #[test]
 fn what_is_not_finite_makes_the_loss_nan() {
     let Some(mut cuda) = Cuda::open("what_is_not_finite_makes_the_loss_nan") else { return };

@@ -28,15 +28,17 @@ __device__ __forceinline__ void each(const Tile& tile, typename Tile::Storage& s
 template <class Tile, class Body>
 __device__ __forceinline__ void each_set(const Tile& tile, typename Tile::Storage& storage, int r,
                                          unsigned bits, Body body) {
-    using Row = float[Tile::COLUMNS][Tile::THREADS];
+    using Row = float[Tile::COLUMNS / 4][Tile::THREADS][4];
     static_assert(sizeof(Row) <= sizeof(storage), "a row of every thread at once");
     Row& row = reinterpret_cast<Row&>(storage);
 #pragma unroll
-    for (int c = 0; c < Tile::COLUMNS; ++c) row[c][threadIdx.x] = tile.at(r, c);
+    for (int c = 0; c < Tile::COLUMNS; c += 4)
+        *reinterpret_cast<float4*>(row[c / 4][threadIdx.x]) =
+            make_float4(tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3));
 #pragma unroll 1
     for (; bits != 0; bits &= bits - 1) {
         const int c = __ffs(bits) - 1;
-        body(c, row[c][threadIdx.x]);
+        body(c, row[c / 4][threadIdx.x][c % 4]);
     }
 }
 

@@ -180,8 +180,12 @@ struct Cells {
             const unsigned count = j < pairs.columns ? min(pairs.columns - j, 4) : 0;
             const unsigned inside = (1u << count) - 1;
             unsigned labels[4], ids[4];
-            if (flags & LABELED) load(labels, pairs.column_labels + j, count);
-            if (flags & IDS) load(ids, pairs.column_ids + j, count);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const bool exists = e < count;
+                labels[e] = flags & LABELED && exists ? pairs.column_labels[j + e] : 0;
+                ids[e] = flags & IDS && exists ? pairs.column_ids[j + e] : 0;
+            }
 #pragma unroll
             for (int r = 0; r < Tile::ROWS; ++r) {
                 const unsigned row = i0 + Tile::row(r);
@@ -227,17 +231,6 @@ struct Cells {
     }
 
 private:
-    // So many of four keys; the rest is anything.
-    __device__ __forceinline__ static void load(unsigned (&keys)[4], const unsigned* from,
-                                                unsigned count) {
-        if (count == 4) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) keys[e] = from[e];
-        } else {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) keys[e] = e < count ? from[e] : 0;
-        }
-    }
     __device__ __forceinline__ static unsigned equal(const unsigned (&keys)[4], unsigned key) {
         unsigned bits = 0;
 #pragma unroll

@@ -8,8 +8,8 @@ namespace epilogue {
 
 // Order-preserving: larger for larger similarities, the same for -0 and 0; 0 for NaN.
 __device__ __forceinline__ unsigned order_key(float similarity) {
-    const unsigned bits = __float_as_uint(similarity + 0.0f);
-    const unsigned key = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    const int bits = __float_as_int(similarity + 0.0f);
+    const unsigned key = bits ^ (bits >> 31 | 0x80000000);
     return similarity != similarity ? 0 : key;
 }
 
@@ -49,7 +49,7 @@ constexpr unsigned NO_PAIR = 0xffffffffu;
 struct RowLists {
     Word* words;         // [rows][capacity]
     unsigned* counts;    // how many there are to be; beyond the capacity they are lost
-    unsigned capacity;   // even
+    unsigned capacity;
 };
 
 // Everything, NaN too.

@@ -43,4 +43,26 @@ __device__ __forceinline__ unsigned long long shuffle_up(unsigned long long valu
     return static_cast<unsigned long long>(high) << 32 | low;
 }
 
+// The value of lane `from` of those side by side, `width` of them, a power of two.
+__device__ __forceinline__ unsigned shuffle(unsigned value, unsigned from, unsigned width,
+                                            unsigned lanes) {
+    unsigned other;
+    asm volatile("shfl.sync.idx.b32 %0, %1, %2, %3, %4;"
+                 : "=r"(other)
+                 : "r"(value), "r"(from), "r"((32 - width) << 8 | 31), "r"(lanes));
+    return other;
+}
+
+// The value, and that of the lane `reach` before this one added, if there is one among `width` side
+// by side.
+__device__ __forceinline__ unsigned add_from_below(unsigned value, unsigned reach, unsigned width,
+                                                   unsigned lanes) {
+    asm volatile(
+        "{\n\t.reg .pred p;\n\t.reg .u32 r;\n\tshfl.sync.up.b32 r|p, %0, %1, %2, %3;\n\t"
+        "@p add.u32 %0, %0, r;\n\t}"
+        : "+r"(value)
+        : "r"(reach), "r"((32 - width) << 8), "r"(lanes));
+    return value;
+}
+
 }  // namespace ptx

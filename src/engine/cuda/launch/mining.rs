@@ -68,8 +68,8 @@ impl Sample {
     }
 }
 
-/// Twin of epilogue::RowLists (kernels/epilogue/select.cuh): `capacity` u64 a row, an even number,
-/// and a u32 that counts them.
+/// Twin of epilogue::RowLists (kernels/epilogue/select.cuh): `capacity` u64 a row, and a u32 that
+/// counts them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::cuda) struct RowLists {
@@ -78,23 +78,32 @@ pub(in crate::engine::cuda) struct RowLists {
     pub capacity: u32,
 }
 
-/// Twin of Guess (kernels/lists.cu): a sample, and how many of them a cut is to include.
+/// Where the similarities of a sample go, and the largest of each four of them, if that is not 0.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::cuda) struct Values {
+    pub all: Address,
+    pub tops: Address,
+}
+
+/// Twin of Guess (kernels/lists.cu): a sample, and how many of its elements a cut is to include.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::cuda) struct Guess {
     values: Address,
+    tops: Address,
     width: u32,
     side: u32,
     stride: u32,
     rank: u32,
+    each: u32,
 }
 
 impl Guess {
-    /// Of the tiles that a sample takes of each line.
-    pub fn new(values: Address, sample: Sample, tile: Tile, rank: usize) -> Self {
-        let side = tile.side() as u32;
-        let Sample { stride, taken, .. } = sample;
-        Self { values, width: taken * side, side, stride, rank: rank as u32 }
+    /// Of the tiles that a sample takes of each line. `by_fours`: an element is the largest of four.
+    pub fn new(values: Values, sample: Sample, tile: Tile, rank: usize, by_fours: bool) -> Self {
+        let (side, each) = (tile.side() as u32, if by_fours { 4 } else { 1 });
+        let (Values { all, tops }, Sample { stride, taken, .. }) = (values, sample);
+        Self { values: all, tops, width: taken * side, side, stride, rank: rank as u32, each }
     }
 }
 
@@ -285,7 +294,7 @@ impl Launcher<'_> {
     }
 
     /// The similarities of the tiles of a sample, whose lines are rows of tiles or all of them, in the rows
-    /// `first` to `end`; `first` a multiple of the tile's side. `values`: lines × side × taken ×
+    /// `first` to `end`; `first` a multiple of the tile's side. `values.all`: lines × side × taken ×
     /// side f32, lines being the rows of tiles or 1. `pairs` not MINED, ranges per side of the tile.
     pub unsafe fn sample(
         &self,
@@ -296,14 +305,16 @@ impl Launcher<'_> {
         pairs: &Pairs,
         (first, end): (u32, u32),
         sample: Sample,
-        values: Address,
+        values: Values,
         aside: Aside,
     ) -> Result<()> {
         let function = &self.mining(kind).sample;
-        let grid = sample.count(tiles(kind.tile, end - first, pairs.columns));
-        let threads = kind.tile.threads();
+        let count = sample.count(tiles(kind.tile, end - first, pairs.columns));
+        let (grid, threads) = (count.min(self.resident(kind.tile)), kind.tile.threads());
+        let (count, Values { all, tops }) = (count as u32, values);
         launch!(
-            self, function, grid, threads, &x, &y, &depth, pairs, &first, &sample, &values, &aside
+            self, function, grid, threads, &x, &y, &depth, pairs, &first, &sample, &count, &all,
+            &tops, &aside
         )
     }
 
@@ -323,10 +334,12 @@ impl Launcher<'_> {
         aside: Aside,
     ) -> Result<()> {
         let function = &self.mining(kind).collect_rows;
-        let grid = sample.count(tiles(kind.tile, end - first, pairs.columns));
-        let threads = kind.tile.threads();
+        let count = sample.count(tiles(kind.tile, end - first, pairs.columns));
+        let (grid, threads) = (count.min(self.resident(kind.tile)), kind.tile.threads());
+        let count = count as u32;
         launch!(
-            self, function, grid, threads, &x, &y, &depth, pairs, &first, &sample, &lists, &aside
+            self, function, grid, threads, &x, &y, &depth, pairs, &first, &sample, &count, &lists,
+            &aside
         )
     }
 
@@ -356,7 +369,7 @@ impl Launcher<'_> {
     }
 
     /// Guesses the cuts of `count` rows from `first` on, and puts the sample's pairs that they
-    /// include into the empty lists. `slack`: pairs more than the guess's rank that will do.
+    /// include into lists. `slack`: elements more than the guess's rank that will do.
     pub unsafe fn guess_rows(
         &self,
         guess: Guess,

@@ -17,7 +17,7 @@
 //! all; the mined pairs are not kept then, and the gradient is computed from the cuts.
 
 use super::super::launch::mining::{
-    Above, Aside, Guess, List, RowLists, Sample, sort_counters, tiles,
+    Above, Aside, Guess, List, RowLists, Sample, Values, sort_counters, tiles,
 };
 use super::super::launch::{
     Address, Coefficients, Groups, Kind, LABELED, Launcher, Operand, Output, Pairs, Tile,
@@ -44,9 +44,10 @@ pub(in super::super) struct Stages {
     rest: Sample,
     by_row: bool,
     /// How many pairs are mined of a group, at most; and of the sample's, how many a cut is to
-    /// include.
+    /// include: of the largest of four, if that is said.
     k: usize,
     rank: usize,
+    by_fours: bool,
     /// Rows that are mined at a time: all, or some where each has its own cut.
     pub rows: usize,
     /// Pairs that are collected of a group, at most.
@@ -57,16 +58,42 @@ pub(in super::super) struct Stages {
     pub kept: bool,
 }
 
-/// Of `k` pairs, how many a share of them may hold: more in one case of a million, if the share was
-/// chosen by chance.
+/// Of `k` pairs of the matrix, how many a share of them may hold: more in one case of a million, if
+/// the share was chosen by chance; and some, since hard pairs may lie close together.
 fn at_most(k: usize, share: f64) -> usize {
     let expected = k as f64 * share;
     ((expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize).min(k)
 }
 
-/// How many pairs more than its rank a guess may include of a sample.
+/// The same of a row, of which a wrong guess costs less: so many or more in one case of a million, and
+/// no margin. A Chernoff bound on a binomial tail, and what its first term is short of it.
+fn at_most_of_row(k: usize, share: f64) -> usize {
+    let pairs = k as f64;
+    let rare = |&count: &usize| {
+        let part = count as f64 / pairs;
+        let rest = 1.0 - part;
+        let distance = part * (part / share).ln() + rest * (rest / (1.0 - share)).ln();
+        let first = (std::f64::consts::TAU * pairs * part * rest).sqrt();
+        let ratio = rest * share / (part * (1.0 - share));
+        (-pairs * distance).exp() <= 1e-6 * first * (1.0 - ratio)
+    };
+    // Nothing is rarer than all.
+    let (mut few, mut many) = ((pairs * share) as usize, k);
+    while many > few + 1 {
+        let middle = few + (many - few) / 2;
+        if rare(&middle) { many = middle } else { few = middle }
+    }
+    many
+}
+
+/// How many elements more than its rank a guess may include of a sample.
 fn slack(rank: usize) -> usize {
     rank / 4
+}
+
+/// The share of pairs that lie above a cut which a share of the largest of four lie above.
+fn share_of_fours(share: f64) -> f64 {
+    1.0 - (1.0 - share).powf(0.25)
 }
 
 /// How many pairs there may be by chance where so many are expected, as `found` of a sample say.
@@ -76,7 +103,7 @@ fn likely(expected: f64, found: usize) -> f64 {
 }
 
 /// Instructions, about: of a pair of the sample, and of a candidate; of rows, and of the matrix.
-const ROW_COSTS: (f64, f64) = (20.0, 130.0);
+const ROW_COSTS: (f64, f64) = (6.0, 60.0);
 const MATRIX_COSTS: (f64, f64) = (30.0, 150.0);
 
 /// How few pairs are mined, with lists of so many bytes at most; `None` where there is no mining, or
@@ -96,9 +123,19 @@ fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Sta
     let Shape { n, m, .. } = *shape;
     let side = tile.side();
     let line = m.div_ceil(side);
-    let share = |taken: usize| taken as f64 / line as f64;
+    // Of a sample, the guess's rank, whether of fours, and how many pairs it is to include of all.
+    let guess = |taken: usize| {
+        let (width, share) = (taken * side, taken as f64 / line as f64);
+        // Pairs are missing only if so many of the first k - 1 are in the sample.
+        let rank = at_most_of_row(k - 1, share).max(1);
+        let part = |each: usize| (rank + slack(rank) / 2) as f64 / (width / each) as f64;
+        // Where most fours are above the cut, they say little.
+        let by_fours = part(4) < 0.5;
+        let above = if by_fours { share_of_fours(part(4)) } else { part(1) };
+        (rank, by_fours, above * m as f64)
+    };
     let cost = |&taken: &usize| {
-        let candidates = at_most(k, share(taken)) as f64 / share(taken);
+        let (.., candidates) = guess(taken);
         (taken * side) as f64 * ROW_COSTS.0 + candidates * ROW_COSTS.1
     };
     let choices = (0..).map(|power| 1 << power).take_while(|&taken| 2 * taken <= line);
@@ -106,23 +143,33 @@ fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Sta
     let stride = line / taken;
     let sample = Sample::new(line, stride, 0);
     let taken = sample.taken();
-    let rank = at_most(k, share(taken));
-    let found = rank + slack(rank);
-    let expected = found as f64 / share(taken);
-    let capacity = (likely(expected, found) as usize).max(k.checked_add(side)?).min(m / 2) & !1;
-    if capacity < k + side || (capacity as f64) < 1.5 * expected || 2 * found > taken * side {
+    let (rank, by_fours, expected) = guess(taken);
+    let likely = likely(expected, rank);
+    let capacity = (likely as usize).max(k.checked_add(side)?).min(m / 2);
+    if capacity < k + side || (capacity as f64) < likely.min(1.5 * expected).floor() {
         return None;
     }
     // Rows whose candidates there is room for.
-    let rows = list_bytes / (8 * capacity + 4 * taken * side) / side * side;
+    let rows = list_bytes / (8 * capacity + 5 * taken * side) / side * side;
     if rows == 0 {
         return None;
     }
     let rows = rows.min(n);
     let rest = Sample::new(line, 1, stride);
     let mined = rows.checked_mul(k)?;
-    let by_row = true;
-    Some(Stages { sample, middle: None, rest, by_row, k, rank, rows, capacity, mined, kept: false })
+    Some(Stages {
+        sample,
+        middle: None,
+        rest,
+        by_row: true,
+        k,
+        rank,
+        by_fours,
+        rows,
+        capacity,
+        mined,
+        kept: false,
+    })
 }
 
 fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Stages> {
@@ -185,8 +232,8 @@ fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<S
         return None;
     }
     let middle = middle.map(|tiles| (tiles, (margin * rank).min(k)));
-    let (by_row, rows, mined, kept) = (false, n, k, false);
-    Some(Stages { sample, middle, rest, by_row, k, rank, rows, capacity, mined, kept })
+    let (by_row, by_fours, rows, mined, kept) = (false, false, n, k, false);
+    Some(Stages { sample, middle, rest, by_row, k, rank, by_fours, rows, capacity, mined, kept })
 }
 
 /// The mined pairs, sorted by row, then column: what backward needs of them.
@@ -211,8 +258,9 @@ impl SavedList {
 pub(in super::super) struct ListsPlan {
     kind: Kind,
     stages: Stages,
-    /// The similarities of the sample.
+    /// The similarities of the sample, and the largest of each four.
     values: Region,
+    tops: Region,
     candidates: Candidates,
     /// What is 0 at first: the candidates' number, if there is one; and of every row, its poison
     /// and how many candidates it has.
@@ -268,6 +316,7 @@ impl ListsPlan {
             kind,
             stages,
             values: layout.take::<f32>(values)?,
+            tops: layout.take::<f32>(if stages.by_fours { values / 4 } else { 0 })?,
             candidates,
             zeros: layout.take::<u64>(1 + shape.n)?,
             lost: layout.take::<u32>(lost)?,
@@ -348,10 +397,11 @@ impl ListsPlan {
     ) -> Result<()> {
         let Shape { n, m, d, .. } = *shape;
         let (kind, depth) = (self.kind, d as u32);
-        let Stages { sample, middle, rest, k, rank, capacity, .. } = self.stages;
+        let Stages { sample, middle, rest, k, rank, by_fours, capacity, .. } = self.stages;
         let pairs = &with_cuts(*pairs, shape, to.cuts);
-        let values = self.values.at(base);
-        let guess = Guess::new(values, sample, kind.tile, rank);
+        let tops = if by_fours { self.tops.at(base) } else { 0 };
+        let values = Values { all: self.values.at(base), tops };
+        let guess = Guess::new(values, sample, kind.tile, rank, by_fours);
         let (lost, starts) = (self.lost.at(base), self.starts.at(base));
         let counts = self.poison(base) + 4 * n as u64;
         let aside = Aside { poison: self.poison(base), positive: to.positive };
@@ -596,6 +646,7 @@ mod tests {
         assert!(of(8192, 8192, Mining::HardestPerRow(16)).is_some());
         let panels = of(1 << 20, 1 << 20, Mining::HardestPerRow(1024)).unwrap();
         assert!(!panels.kept && panels.rows.is_multiple_of(128), "{panels:?}");
+        assert!(of(8192, 8192, Mining::HardestPerRow(1024)).is_some());
         assert_eq!(of(8192, 8192, Mining::HardestPerRow(4096)), None);
         assert_eq!(of(10, 10, Mining::Hardest(usize::MAX)), None);
         for m in (1..80).map(|tiles| tiles * 64) {
@@ -610,5 +661,103 @@ mod tests {
             }
         }
         assert!(of(1 << 20, 1 << 20, Mining::Hardest(100_000)).is_some());
+    }
+
+    /// The cut that guess_rows (kernels/lists.cu) takes from the elements of a row.
+    fn guess(elements: &[f32], rank: usize) -> f32 {
+        let numbers = || elements.iter().copied().filter(|element| !element.is_nan());
+        let (least, most) =
+            (numbers().fold(f32::MAX, f32::min), numbers().fold(f32::MIN, f32::max));
+        let scale = (4.2949e9 / (most - least)).min(1e38);
+        let keys = || numbers().map(|element| ((element - least) * scale) as u32);
+        let (mut high, mut shift, mut above) = (u32::MAX, 26, 0);
+        loop {
+            let mut bins = [0; 64];
+            for key in keys().filter(|&key| key <= high && (high - key) >> shift < 64) {
+                bins[((high - key) >> shift) as usize] += 1;
+            }
+            let mut bin = 0;
+            while above + bins[bin] < rank {
+                above += bins[bin];
+                bin += 1;
+            }
+            high -= (bin as u32) << shift;
+            if above + bins[bin] <= rank + slack(rank) || shift == 0 {
+                break;
+            }
+            shift -= shift.min(6);
+        }
+        let key = high - high.min((1 << shift) - 1);
+        (key as f32).mul_add((most - least) * (0.999_999 / 4.2949e9), least)
+    }
+
+    #[test]
+    #[ignore = "figures for the notes; a minute"]
+    fn how_the_cuts_of_rows_are_guessed() {
+        const N: usize = 16_384;
+        const D: usize = 16;
+        let (side, k) = (Tile::Large.side(), 16);
+        let stages = stages(&shape(N, N, Mining::HardestPerRow(k)), Tile::Large, LIST_BYTES);
+        let stages = stages.unwrap();
+        println!("{stages:?}");
+        let mut state = 1u64;
+        let mut uniform = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 40) as f32 / (1 << 24) as f32
+        };
+        let mut normal = move || (0..12).map(|_| uniform()).sum::<f32>() - 6.0;
+        type Vector = [f32; D];
+        let unit = |vector: Vector| {
+            let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
+            vector.map(|v| v / norm)
+        };
+        let mut random = |count: usize| -> Vec<Vector> {
+            (0..count).map(|_| unit(std::array::from_fn(|_| normal()))).collect()
+        };
+        let (x, y, centers) = (random(N), random(N), random(128));
+        let near = |points: &[Vector], center: &dyn Fn(usize) -> Vector| -> Vec<Vector> {
+            let point = |(i, p): (usize, &Vector)| {
+                let center = center(i);
+                unit(std::array::from_fn(|e| center[e] + 0.2 * p[e]))
+            };
+            points.iter().enumerate().map(point).collect()
+        };
+        let ordered = |i: usize| centers[i / 128];
+        let shuffled = |i: usize| centers[i * 5_003 % N / 128];
+        let longer = |(j, v): (usize, &Vector)| v.map(|v| v * (1 + j) as f32);
+        // 100 columns side by side are close to all rows.
+        let hubs = |j: usize| if (5_000..5_100).contains(&j) { centers[0] } else { y[j] };
+        let cases = [
+            ("uniform", x.clone(), y.clone()),
+            ("clusters in order", near(&x, &ordered), near(&y, &ordered)),
+            ("clusters shuffled", near(&x, &shuffled), near(&y, &shuffled)),
+            ("columns longer and longer", x.clone(), y.iter().enumerate().map(longer).collect()),
+            ("hubs", near(&x, &|_| centers[0]), near(&y, &hubs)),
+            ("all equal", vec![x[0]; N], vec![x[0]; N]),
+        ];
+        for (name, x, y) in cases {
+            let (mut sum, mut most, mut wrong) = (0, 0, 0);
+            for (i, anchor) in x.iter().enumerate() {
+                let similar = |candidate: &Vector| -> f32 {
+                    anchor.iter().zip(candidate).map(|(a, b)| a * b).sum()
+                };
+                let mut row: Vec<f32> = y.iter().map(similar).collect();
+                row[i] = f32::NAN;
+                let taken = stages.sample.taken();
+                let tiles = (0..taken).map(|tile| tile * (N / side / taken) * side);
+                let sample = tiles.flat_map(|at| row[at..at + side].iter().copied());
+                let sample: Vec<f32> = sample.collect();
+                let each = if stages.by_fours { 4 } else { 1 };
+                let tops = sample.chunks(each).map(|part| part.iter().copied().reduce(f32::max));
+                let tops: Vec<f32> = tops.map(Option::unwrap).collect();
+                let cut = guess(&tops, stages.rank);
+                let found = row.iter().filter(|&&similarity| similarity >= cut).count();
+                sum += found;
+                most = most.max(found);
+                wrong += usize::from(found < k || found > stages.capacity);
+            }
+            let mean = sum as f64 / N as f64;
+            println!("{name}: {mean:.1} candidates a row, {most} at most, {wrong} wrong guesses");
+        }
     }
 }
