@@ -239,7 +239,7 @@ fn rows_in_panels() {
     assert_as_oracle(&mut cuda, &labeled);
 }
 
-/// Lists of a row that a guess of a large rank makes.
+/// Too many for a list of each row, of columns in more tiles than a block's.
 #[test]
 fn hundreds_of_each_row() {
     let Some(mut cuda) = Cuda::open("hundreds_of_each_row") else { return };
