@@ -303,6 +303,24 @@ pub fn nan_or_infinity_in_an_embedding_makes_the_loss_nan_and_nothing_else<H: Ha
     }
 }
 
+/// Not even where nothing but positives reads it: all of one label, and the number alone in a tile.
+pub fn nan_or_infinity_among_positives_makes_the_loss_nan<H: Harness>(h: &mut H) {
+    for loss in Named::ALL {
+        let (n, m, d) = (5, 33, 3);
+        let mut good = Problem::new(loss, 3.0, (n, m, d)).with_labels(&[7; 5], &[7; 33]);
+        Random::new(13).embeddings(&mut good);
+        assert!(both_ways(h, &good).iter().all(|got| got.loss == 0.0));
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut bad = good.clone();
+            bad.y.as_mut().unwrap()[(m - 1) * d] = value;
+            assert!(loss_only(h, &bad).expect("not an error").is_nan(), "{value} {bad:?}");
+            for got in both_ways(h, &bad) {
+                assert!(got.loss.is_nan(), "{value}: {} {bad:?}", got.loss);
+            }
+        }
+    }
+}
+
 pub fn a_zero_row_normalises_to_zero_with_zero_gradient<H: Harness>(h: &mut H) {
     for loss in Named::ALL {
         // Exactly zero, and of a norm of at most 1e-12.
@@ -497,6 +515,7 @@ macro_rules! edge_case_tests {
             a_positive_with_equal_ids_stays_positive,
             no_positive_pair_is_an_error_that_names_the_argument,
             nan_or_infinity_in_an_embedding_makes_the_loss_nan_and_nothing_else,
+            nan_or_infinity_among_positives_makes_the_loss_nan,
             a_zero_row_normalises_to_zero_with_zero_gradient,
             rows_of_any_norm_normalise,
             logits_far_outside_the_exponent_range_are_exact,
