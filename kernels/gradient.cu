@@ -99,6 +99,19 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
     const unsigned i0 = first_row + blockIdx.x / across * Tile::SIDE;
     const unsigned j0 = blockIdx.x % across * Tile::SIDE;
+    // Such a tile is for stats.cu's `terms` to go through. Its zeros are copied, if not multiplied.
+    if (all_positive<Tile>(pairs, i0, j0)) {
+        Tile zeros;
+        zeros.fill(0.0f);
+        store(zeros, panel, i0 - first_row, j0);
+        if (threadIdx.x == 0) {
+            panel.levels[blockIdx.x] = no_level();
+            sums.maximum[blockIdx.x] = -INFINITE;
+            sums.sum[blockIdx.x] = 0.0f;
+            sums.moment[blockIdx.x] = 0.0;
+        }
+        return;
+    }
     Tile tile;
     tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, end_row, y, j0, pairs.columns, 0,
                                                          depth, storage);

@@ -6,7 +6,7 @@
 // for the identity.
 
 #include "ptx/match.cuh"
-#include "ptx/shuffle.cuh"
+#include "ptx/redux.cuh"
 #include "reduce.cuh"
 #include "tile/element.cuh"
 
@@ -58,8 +58,7 @@ __device__ __forceinline__ void sort_by_one_block(const Keys& to) {
     __syncthreads();
     unsigned differ = 0;
     for (unsigned i = first + lane; i < end; i += 32) differ |= to.keys[i] ^ to.keys[0];
-#pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2) differ |= ptx::shuffle_xor(differ, mask);
+    differ = ptx::warp_or(differ);
     // Or gives the same in any order.
     if (lane == 0 && differ != 0) atomicOr(&varying, differ);
     __syncthreads();
@@ -177,11 +176,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         first = min(first, j);
         end = j + 1;
     }
-#pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2) {
-        first = min(first, ptx::shuffle_xor(first, mask));
-        end = max(end, ptx::shuffle_xor(end, mask));
-    }
+    first = ptx::warp_min(first);
+    end = ptx::warp_max(end);
     if (threadIdx.x % 32 == 0) bands[tile] = make_uint2(min(first, end), end);
 }
 
@@ -195,16 +191,17 @@ constexpr unsigned COPY_ROWS = THREADS / COPY_LANES;
 template <class From, class To, class Convert>
 __device__ __forceinline__ void copy(const From* from, To* to, unsigned count, unsigned lane,
                                      Convert convert) {
+    unsigned i = lane;
 #pragma unroll 1
-    for (unsigned i = lane; i < count; i += COPY_LANES * COPY_AHEAD) {
+    for (; i + (COPY_AHEAD - 1) * COPY_LANES < count; i += COPY_AHEAD * COPY_LANES) {
         From group[COPY_AHEAD];
 #pragma unroll
-        for (unsigned k = 0; k < COPY_AHEAD; ++k)
-            if (i + k * COPY_LANES < count) group[k] = from[i + k * COPY_LANES];
+        for (unsigned k = 0; k < COPY_AHEAD; ++k) group[k] = from[i + k * COPY_LANES];
 #pragma unroll
-        for (unsigned k = 0; k < COPY_AHEAD; ++k)
-            if (i + k * COPY_LANES < count) to[i + k * COPY_LANES] = convert(group[k]);
+        for (unsigned k = 0; k < COPY_AHEAD; ++k) to[i + k * COPY_LANES] = convert(group[k]);
     }
+#pragma unroll 1
+    for (; i < count; i += COPY_LANES) to[i] = convert(from[i]);
 }
 
 // Copies rows of x, in the given order and as they are: out is rows x depth elements of x's type,

@@ -6,6 +6,7 @@
 #include "epilogue/pairs.cuh"
 #include "epilogue/store.cuh"
 #include "epilogue/terms.cuh"
+#include "ptx/redux.cuh"
 #include "ptx/shuffle.cuh"
 #include "reduce.cuh"
 #include "tile/element.cuh"
@@ -222,11 +223,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         low = min(low, keys[i]);
         high = max(high, keys[i]);
     }
-#pragma unroll
-    for (int mask = 1; mask < 32; mask *= 2) {
-        low = min(low, ptx::shuffle_xor(low, mask));
-        high = max(high, ptx::shuffle_xor(high, mask));
-    }
+    low = ptx::warp_min(low);
+    high = ptx::warp_max(high);
     if (threadIdx.x % 32 == 0) ranges[tile] = make_uint2(low, high);
 }
 

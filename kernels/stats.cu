@@ -58,6 +58,8 @@ __device__ __forceinline__ void stats(const Operand& x, const Operand& y, unsign
     LogSumExp<Tile> state(parked);
 #pragma unroll 1
     for (unsigned j0 = walk.first_column<Tile>(); j0 < end; j0 += Tile::SIDE) {
+        // Such a tile is for `terms` to go through.
+        if (all_positive<Tile>(pairs, i0, j0)) continue;
         Tile tile;
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
                                                              pairs.columns, 0, depth, storage);

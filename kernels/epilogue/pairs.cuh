@@ -147,12 +147,14 @@ __device__ __forceinline__ bool all_negative(const Pairs& pairs, unsigned i0, un
 // The same answer in every thread.
 template <class Tile>
 __device__ __forceinline__ bool all_positive(const Pairs& pairs, unsigned i0, unsigned j0) {
-    const unsigned flags = pairs.flags;
-    if (!(flags & LABELED) || (flags & SHARED && i0 == j0)) return false;
-    if (i0 + Tile::SIDE > pairs.rows || j0 + Tile::SIDE > pairs.columns) return false;
+    if (!(pairs.flags & LABELED)) return false;
+    // What says no most often comes first.
     const uint2 rows = pairs.row_label_ranges[i0 / Tile::SIDE];
+    if (rows.x != rows.y) return false;
     const uint2 columns = pairs.column_label_ranges[j0 / Tile::SIDE];
-    return rows.x == rows.y && columns.x == columns.y && rows.x == columns.x;
+    if (columns.x != rows.x || columns.y != rows.x) return false;
+    if (pairs.flags & SHARED && i0 == j0) return false;
+    return i0 + Tile::SIDE <= pairs.rows && j0 + Tile::SIDE <= pairs.columns;
 }
 
 // The thread's part of the tile at (i0, j0), pair by pair.

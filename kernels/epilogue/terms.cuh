@@ -64,7 +64,7 @@ struct Positives {
     float hardest;    // 1 + 2^-|u| of the hardest
     float weight;     // sum of delta / unit
     float moment;     // sum of (reference - S) delta / unit
-    float linear;     // sum of max(u, 0)
+    float linear;     // sum of max(u, 0); NaN if a similarity is not finite
     float product;    // of 1 + 2^-|u|, less 1: the sum of their logarithms in one
 
     __device__ __forceinline__ Positives(float hardest_similarity, float maximum, float log2_sum,
@@ -87,8 +87,8 @@ struct Positives {
         const float own = (u > 0.0f ? 1.0f : power) * ptx::rcp(1.0f + below);
         weight += own;
         moment = fmaf(above, own, moment);
-        // What is NaN stays so in the product.
-        linear += fmaxf(u, 0.0f);
+        // What is not finite becomes NaN: nothing else may have seen it.
+        linear = fmaf(similarity, 0.0f, linear + fmaxf(u, 0.0f));
         product = fmaf(product, below, product + below);
         return unit * own;
     }

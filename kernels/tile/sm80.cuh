@@ -203,13 +203,7 @@ struct Sm80 {
                                              unsigned k_begin, unsigned k_end, Storage& storage,
                                              Steps steps = Steps()) {
         static_assert(B == B_LAYOUT, "the layout decides who holds what");
-#pragma unroll
-        for (int m = 0; m < WARP_ROWS / 16; ++m)
-#pragma unroll
-            for (int n = 0; n < WARP_COLUMNS / 8; ++n)
-#pragma unroll
-                for (int e = 0; e < 4; ++e) accumulator[m][n][e] = 0.0f;
-
+        fill(0.0f);
         const unsigned shared = ptx::shared_address(&storage);
         // Rounds of the sum: low high, high low, high high; the last alone without `low`.
         const int first_round = a.low ? 0 : 2;
@@ -273,6 +267,15 @@ struct Sm80 {
                 for (int c = 0; c < COLUMNS; ++c) put(r, c, at(r, c) * left * right[c]);
             }
         }
+    }
+
+    __device__ __forceinline__ void fill(float value) {
+#pragma unroll
+        for (int m = 0; m < WARP_ROWS / 16; ++m)
+#pragma unroll
+            for (int n = 0; n < WARP_COLUMNS / 8; ++n)
+#pragma unroll
+                for (int e = 0; e < 4; ++e) accumulator[m][n][e] = value;
     }
 
     __device__ __forceinline__ void scale(float factor) {

@@ -303,19 +303,24 @@ pub fn nan_or_infinity_in_an_embedding_makes_the_loss_nan_and_nothing_else<H: Ha
     }
 }
 
-/// Not even where nothing but positives reads it: all of one label, and the number alone in a tile.
+/// Also where nothing but positives reads it: in tiles of positives, and in others.
 pub fn nan_or_infinity_among_positives_makes_the_loss_nan<H: Harness>(h: &mut H) {
-    for loss in Named::ALL {
-        let (n, m, d) = (5, 33, 3);
-        let mut good = Problem::new(loss, 3.0, (n, m, d)).with_labels(&[7; 5], &[7; 33]);
+    let (n, m, d) = (32, 70, 3);
+    let columns: Vec<u32> = (0..m).map(|j| if j < 65 { 7 } else { 8 }).collect();
+    for (loss, dtype) in Named::ALL.into_iter().flat_map(|l| [(l, DType::F32), (l, DType::Bf16)]) {
+        let mut good = Problem::new(loss, 3.0, (n, m, d)).with_labels(&[7; 32], &columns);
         Random::new(13).embeddings(&mut good);
-        assert!(both_ways(h, &good).iter().all(|got| got.loss == 0.0));
+        let good = good.rounded_to(dtype);
+        assert!(both_ways(h, &good).iter().all(|got| got.loss.is_finite()));
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut bad = good.clone();
-            bad.y.as_mut().unwrap()[(m - 1) * d] = value;
-            assert!(loss_only(h, &bad).expect("not an error").is_nan(), "{value} {bad:?}");
-            for got in both_ways(h, &bad) {
-                assert!(got.loss.is_nan(), "{value}: {} {bad:?}", got.loss);
+            for column in [40, 64] {
+                let mut bad = good.clone();
+                bad.y.as_mut().unwrap()[column * d] = value;
+                let alone = loss_only(h, &bad).expect("not an error");
+                assert!(alone.is_nan(), "{loss:?} {dtype:?} {value} {column}: {alone}");
+                for got in both_ways(h, &bad) {
+                    assert!(got.loss.is_nan(), "{loss:?} {dtype:?} {value} {column}: {got:?}");
+                }
             }
         }
     }
