@@ -11,6 +11,9 @@
 //                tile adds to the group; and, where a row has one positive, that positive's
 //                similarity. With it, a loss and its gradients are three products instead of four.
 //
+// join:          gives the shares of the positives that stats.cu's `terms` has left among them the
+//                unit of the negatives, tile by tile: one panel, one level a tile, for both.
+//
 // Grid: x = row tiles of the panel x column tiles; block = row tile * column tiles + column tile.
 // Block: Tile::THREADS threads.
 
@@ -99,7 +102,8 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
     const unsigned i0 = first_row + blockIdx.x / across * Tile::SIDE;
     const unsigned j0 = blockIdx.x % across * Tile::SIDE;
-    // Such a tile is for stats.cu's `terms` to go through. Its zeros are copied, if not multiplied.
+    // Such a tile is for stats.cu's `terms` to go through. Its zeros are copied, if
+    // not multiplied, or become shares.
     if (all_positive<Tile>(pairs, i0, j0)) {
         Tile zeros;
         zeros.fill(0.0f);
@@ -165,12 +169,85 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
     }
 }
 
+// Of the shares' levels and bands.
+constexpr unsigned STEP = 32;
+constexpr unsigned JOIN_THREADS = 64;
+constexpr unsigned JOIN_SPLITS = 4;  // of a row of tiles. Twin of launch::JOIN_SPLITS
+
+// One tile, `steps` steps wide and high, whose first are (i0, j0). share(i, j): log2 of the unit that
+// shares have there; -inf where there are none.
+template <class Element, class Share>
+__device__ __forceinline__ void join_tile(const Panel& panel, unsigned i0, unsigned j0,
+                                          unsigned steps, Share share, Level& level,
+                                          const ShareFactors& factors, float maximum, float unit) {
+    float top = -INFINITE;
+    for (unsigned i = i0; i < i0 + steps; ++i)
+        for (unsigned j = j0; j < j0 + steps; ++j) top = fmaxf(top, share(i, j));
+    if (top == -INFINITE) return;
+    const Level negatives = level;
+    const bool none = empty(negatives);
+    // Either unit relative to M: a difference of similarities comes first. The higher becomes both's.
+    const float highest = factors.exponent + top;
+    const float below = none ? 0.0f : unit * (maximum - negatives.reference);
+    const bool lead = none || highest + below > negatives.exponent;
+    const float shrink =
+        none ? 0.0f : lead ? ptx::ex2(negatives.exponent - below - highest) : 1.0f;
+    const float beyond = lead ? -top : factors.exponent + below - negatives.exponent;
+    __syncthreads();
+    if (lead && threadIdx.x == 0) level = Level{maximum, highest};
+    for (unsigned i = i0; i < i0 + steps; ++i) {
+        for (unsigned j = j0; j < j0 + steps; ++j) {
+            const float own = share(i, j);
+            if (own == -INFINITE && !lead) continue;
+            const float grow = factors.mantissa * ptx::ex2(own + beyond);
+            for (unsigned at = threadIdx.x; at < STEP * STEP / 4; at += JOIN_THREADS) {
+                const unsigned row = i * STEP + at / (STEP / 4);
+                const unsigned column = j * STEP + at % (STEP / 4) * 4;
+                if (row >= panel.rows || column >= panel.columns) continue;
+                unsigned short* group =
+                    static_cast<unsigned short*>(panel.data) + row * panel.stride + column;
+                float values[4];
+                get_group<Element>(panel, group, values);
+#pragma unroll
+                for (float& value : values) value *= value < 0.0f ? grow : shrink;
+                put_group<Element>(panel, group, values);
+            }
+        }
+    }
+}
+
+template <class Element>
+__device__ __forceinline__ void join(const Panel& panel, unsigned side, const Level* share_levels,
+                                     const uint2* bands, const ShareFactors* factors,
+                                     const float* maximum, const float* unit) {
+    const unsigned steps = side / STEP;
+    const unsigned rows = (panel.rows + STEP - 1) / STEP, columns = (panel.columns + STEP - 1) / STEP;
+    const unsigned tile_row = blockIdx.x / JOIN_SPLITS, i0 = tile_row * steps;
+    const auto share = [&](unsigned i, unsigned j) {
+        if (i >= rows) return -INFINITE;
+        const uint2 band = bands[i];
+        if (j < band.x || j >= band.y) return -INFINITE;
+        return share_levels ? share_levels[i * columns + j].exponent : 0.0f;
+    };
+    unsigned first = columns, end = 0;
+    for (unsigned i = i0; i < min(i0 + steps, rows); ++i) {
+        const uint2 band = bands[i];
+        if (band.x < band.y) first = min(first, band.x), end = max(end, band.y);
+    }
+    Level* levels = panel.levels + tile_row * ((panel.columns + side - 1) / side);
+    for (unsigned j = first / steps + blockIdx.x % JOIN_SPLITS; j * steps < end; j += JOIN_SPLITS)
+        join_tile<Element>(panel, i0, j * steps, steps, share, levels[j], *factors, *maximum, *unit);
+}
+
 // Parameters of both: x is n x depth, y is m x depth; first_row a multiple of Tile::SIDE, end_row the
 // end of the panel; pairs as in stats.cu; scale one f32; panel: (end_row - first_row) x m.
 // weights: rows: coefficients of all n rows; panel.data may be null; panel.levels one a block for
 // sm80_f16, else null; moments: one f64 a block, or null.
 // exponentials: panel.levels and sums one a block; positive: n, written where a positive exists; null
 // without INDEXED.
+// join: panel: n x m, its levels in tiles of `side`; share_levels: as `terms` leaves them, or null for
+// exponents of 0; bands: of 32 rows each, in tiles of 32; maximum: M first; unit: s log2(e). Grid: its
+// rows of tiles x JOIN_SPLITS, the split running fastest; block: JOIN_THREADS.
 #define WEIGHTS(NAME, TILE, BLOCKS)                                                               \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) weights_##NAME(           \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, unsigned end_row,  \
@@ -197,3 +274,13 @@ WEIGHTS(simt128, tile::Large, 2)
 WEIGHTS(simt32, tile::Small, 8)
 WEIGHTS_SM80(sm80_f16, tile::Half)
 WEIGHTS_SM80(sm80_bf16, tile::Brain)
+
+#define JOIN(NAME, ELEMENT)                                                                       \
+    extern "C" __global__ void __launch_bounds__(JOIN_THREADS) join_##NAME(                                \
+        Panel panel, unsigned side, const Level* share_levels, const uint2* bands,                \
+        const ShareFactors* factors, const float* maximum, const float* unit) {                   \
+        join<ELEMENT>(panel, side, share_levels, bands, factors, maximum, unit);                  \
+    }
+
+JOIN(sm80_f16, tile::Half)
+JOIN(sm80_bf16, tile::Brain)

@@ -602,11 +602,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     weights[row] = exists ? positive_weight(positive[row], rows, row, *scale * LOG2E) : 0.0f;
 }
 
-// What a share delta of a positive is multiplied by in G, all rows having the same coefficients:
-// factors[0]; and that times the upstream gradient: factors[1]. Grid 1, block 1.
-extern "C" __global__ void share_factors(Coefficients rows, const float* upstream, float* factors) {
-    factors[0] = -rows.positive[0];
-    factors[1] = -rows.positive[0] * *upstream;
+// What shares delta of positives are multiplied by where all rows have the same coefficients and the
+// sum of (S - M) G is wanted, and in the unit of the negatives' weights: Z / W. Grid 1, block 1.
+extern "C" __global__ void share_factors(Coefficients rows, const Totals* total, const float* sum,
+                                         ShareFactors* factors) {
+    const double log2_ratio =
+        (log(static_cast<double>(*sum)) - total->weight_top - log(total->weight)) * LOG2E_F64;
+    const double exponent = ceil(log2_ratio);
+    // Without negatives, or where no weight is above f32's underflow, there is nothing to share. NaN
+    // stays.
+    const bool none = rows.positive[0] == 0.0f || exponent > 250.0;
+    factors->moment = -rows.positive[0];
+    factors->mantissa = none ? 0.0f : static_cast<float>(exp2(log2_ratio - exponent));
+    factors->exponent = none ? 0.0f : static_cast<float>(exponent);
 }
 
 // Sums over negatives, f32 rows of the gradient's width: one level for every `side` rows. Twin of
@@ -621,8 +629,10 @@ struct Sums {
                                             float scale2) const {
         const Level level = levels[row / side];
         if (empty(level)) return 0.0f;
-        return rows.negative[0] *
-               ptx::ex2(fmaf(scale2, level.reference - rows.maximum[0], level.exponent));
+        // In halves: beside a small coefficient it may lie beyond f32's range.
+        const float half =
+            ptx::ex2(0.5f * fmaf(scale2, level.reference - rows.maximum[0], level.exponent));
+        return rows.negative[0] * half * half;
     }
 };
 

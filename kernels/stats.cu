@@ -4,8 +4,8 @@
 //         and, where a row has one positive, that positive's similarity.
 // terms:  per row what its positives add up to (epilogue/terms.cuh), given the groups' M and Z;
 //         for labels, where a row may have many; and, where they are wanted, the shares delta
-//         themselves as a panel (epilogue/panel.cuh) within the bands, and per block the sum of
-//         (S - M) delta.
+//         themselves, in a panel (epilogue/panel.cuh) that holds the negatives, and per block the
+//         sum of (S - M) delta.
 //
 // Grid: x = row tiles x splits; block = row tile * splits + split. A block walks the column tiles
 // of its split, tiles_per_split of them, or its share of those that may match. Results go to
@@ -105,11 +105,12 @@ struct TermsScratch {
     float maxima[Tile::THREADS / 32];
 };
 
-// A tile of shares of the panel, which is all of the matrix.
+// The shares of a tile into a panel that holds the weights of the negatives, below zero: with their
+// sign they are told from those. A level of their own where the panel is of a narrow type.
 template <class Tile>
-__device__ __forceinline__ void keep(Tile& tile, const Operand& x, const Operand& y,
-                                     const Pairs& pairs, const Panel& panel, unsigned i0,
-                                     unsigned j0, TermsScratch<Tile>& scratch) {
+__device__ __forceinline__ void keep(Tile& tile, const Bits<Tile>& positive, const Operand& x,
+                                     const Operand& y, const Pairs& pairs, const Panel& panel,
+                                     unsigned i0, unsigned j0, TermsScratch<Tile>& scratch) {
     if constexpr (Tile::LEVELS) {
         apply_factors(tile, x, y, pairs, i0, j0);
         if (panel.levels) {
@@ -120,7 +121,7 @@ __device__ __forceinline__ void keep(Tile& tile, const Operand& x, const Operand
             if (threadIdx.x == 0)
                 panel.levels[i0 / Tile::SIDE * across + j0 / Tile::SIDE] = Level{0.0f, exponent};
         }
-        store(tile, panel, i0, j0);
+        store_some(tile, positive, panel, i0, j0);
     }
 }
 
@@ -142,7 +143,7 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
         static_cast<long long>(walk.split() * Tile::PARTS + Tile::part()) * pairs.rows;
     if (panel.levels) {
         const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
-        // Beyond the band nothing is stored.
+        // Beyond the band there are none.
         for (unsigned j = walk.split() * Tile::THREADS + threadIdx.x; j < across;
              j += walk.splits * Tile::THREADS)
             if (j < band.x || j >= band.y)
@@ -166,8 +167,13 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
 #pragma unroll 1
     for (unsigned tile_column = first; tile_column < end; ++tile_column) {
         const unsigned j0 = tile_column * Tile::SIDE;
-        // What lies in a band is read: zeros, then.
-        if (!panel.data && !may_match<Tile>(pairs, i0, j0)) continue;
+        if (!may_match<Tile>(pairs, i0, j0)) {
+            if (panel.levels && threadIdx.x == 0) {
+                const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
+                panel.levels[i0 / Tile::SIDE * across + tile_column] = no_level();
+            }
+            continue;
+        }
         Tile tile;
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
                                                              pairs.columns, 0, depth, storage);
@@ -192,14 +198,14 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
             for (int c = 0; c < Tile::COLUMNS; ++c) {
                 float share = 0.0f;
                 if (cells.positive.get(r, c)) share = positives.add(tile.at(r, c), scale2);
-                tile.put(r, c, share);
+                tile.put(r, c, -share);
             }
             moment += positives.moments(maximum[r]);
             const Terms found{hardest, positives.weight * positives.hardest, positives.loss(),
                               static_cast<unsigned>(__popc(cells.positive.row(r)))};
             state[r] = merge(state[r], found, maximum[r], log2_sum[r], scale2);
         }
-        if (panel.data) keep(tile, x, y, pairs, panel, i0, j0, scratch);
+        if (panel.data) keep(tile, cells.positive, x, y, pairs, panel, i0, j0, scratch);
     }
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
@@ -223,9 +229,9 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
 // stats: maximum, sum: [splits][PARTS][n]; positive: n, written where a positive exists; may be null
 // without INDEXED. Label and id ranges per SIDE of the tile.
 // terms: LABELED, ranges and bands per 32; group_maximum, group_log2_sum: n with stride 1, or one
-// with stride 0; partial: [splits][PARTS][n], written where a split has tiles; panel: n x m, its
-// levels [row tile][column tile], data null where it is not wanted; moments: one f64 a block, or
-// null.
+// with stride 0; partial: [splits][PARTS][n], written where a split has tiles; panel: n x m, 0 where
+// pairs are positive, data null where it is not wanted; its levels: of the shares, [row tile][column
+// tile]; moments: one f64 a block, or null.
 #define STATS(NAME, TILE, BLOCKS)                                                                \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) stats_##NAME(            \
         Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,        \

@@ -38,6 +38,14 @@ __device__ __forceinline__ Level higher(const Level& a, const Level& b, float un
     return !empty(b) && above(b, a, unit) > 0.0f ? b : a;
 }
 
+// What the shares of positives are multiplied by among weights of negatives relative to the largest
+// similarity of all: mantissa * 2^exponent, the mantissa from 1/2 to 1. Three f32.
+struct ShareFactors {
+    float moment;  // and what their part of the sum of (S - M) G is multiplied by
+    float mantissa;
+    float exponent;
+};
+
 // What is this far below another tile, in powers of two, is lost in its rounding.
 constexpr float NEGLIGIBLE = 60.0f;
 

@@ -71,11 +71,40 @@ __device__ __forceinline__ float raise(Tile& tile, float* shared) {
     return exponent;
 }
 
-// The tile at (row, j0) of the panel. What lies beyond its columns must be 0.
+// Four elements side by side, of a panel of one 16-bit part or two.
+template <class Element>
+__device__ __forceinline__ void put_group(const Panel& panel, unsigned short* at,
+                                          const float (&values)[4]) {
+    const uint2 high =
+        make_uint2(Element::pack(values[0], values[1]), Element::pack(values[2], values[3]));
+    *reinterpret_cast<uint2*>(at) = high;
+    if (!panel.low) return;
+    constexpr float UNITS = 1.0f / tile::LOW_UNIT;
+    *reinterpret_cast<uint2*>(at + panel.low) =
+        make_uint2(Element::pack((values[0] - Element::first(high.x)) * UNITS,
+                                 (values[1] - Element::second(high.x)) * UNITS),
+                   Element::pack((values[2] - Element::first(high.y)) * UNITS,
+                                 (values[3] - Element::second(high.y)) * UNITS));
+}
+
+template <class Element>
+__device__ __forceinline__ void get_group(const Panel& panel, const unsigned short* at,
+                                          float (&values)[4]) {
+    const uint2 high = *reinterpret_cast<const uint2*>(at);
+    values[0] = Element::first(high.x), values[1] = Element::second(high.x);
+    values[2] = Element::first(high.y), values[3] = Element::second(high.y);
+    if (!panel.low) return;
+    const uint2 low = *reinterpret_cast<const uint2*>(at + panel.low);
+    values[0] = fmaf(Element::first(low.x), tile::LOW_UNIT, values[0]);
+    values[1] = fmaf(Element::second(low.x), tile::LOW_UNIT, values[1]);
+    values[2] = fmaf(Element::first(low.y), tile::LOW_UNIT, values[2]);
+    values[3] = fmaf(Element::second(low.y), tile::LOW_UNIT, values[3]);
+}
+
+// The tile at (i0, j0) of the panel. What lies beyond its columns must be 0.
 template <class Tile>
 __device__ __forceinline__ void store(const Tile& tile, const Panel& panel, unsigned i0,
                                       unsigned j0) {
-    using Element = typename Tile::Element;
     static_assert(Tile::GROUP == 4, "eight bytes at once");
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
@@ -86,16 +115,33 @@ __device__ __forceinline__ void store(const Tile& tile, const Panel& panel, unsi
         for (int c = 0; c < Tile::COLUMNS; c += 4) {
             const unsigned column = j0 + Tile::column(c);
             if (column >= panel.columns) continue;
-            const uint2 high = make_uint2(Element::pack(tile.at(r, c), tile.at(r, c + 1)),
-                                          Element::pack(tile.at(r, c + 2), tile.at(r, c + 3)));
-            *reinterpret_cast<uint2*>(line + column) = high;
-            if (!panel.low) continue;
-            constexpr float UNITS = 1.0f / tile::LOW_UNIT;
-            *reinterpret_cast<uint2*>(line + panel.low + column) = make_uint2(
-                Element::pack((tile.at(r, c) - Element::first(high.x)) * UNITS,
-                              (tile.at(r, c + 1) - Element::second(high.x)) * UNITS),
-                Element::pack((tile.at(r, c + 2) - Element::first(high.y)) * UNITS,
-                              (tile.at(r, c + 3) - Element::second(high.y)) * UNITS));
+            const float values[4] = {tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2),
+                                     tile.at(r, c + 3)};
+            put_group<typename Tile::Element>(panel, line + column, values);
+        }
+    }
+}
+
+// Those of these bits alone; the others keep what they are.
+template <class Tile>
+__device__ __forceinline__ void store_some(const Tile& tile, const Bits<Tile>& bits,
+                                           const Panel& panel, unsigned i0, unsigned j0) {
+    using Element = typename Tile::Element;
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        unsigned short* line =
+            static_cast<unsigned short*>(panel.data) + (i0 + Tile::row(r)) * panel.stride;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; c += 4) {
+            const unsigned some = bits.row(r) >> c & 15;
+            if (some == 0) continue;
+            unsigned short* at = line + j0 + Tile::column(c);
+            float values[4];
+            if (some != 15) get_group<Element>(panel, at, values);
+#pragma unroll
+            for (int e = 0; e < 4; ++e)
+                if (some >> e & 1) values[e] = tile.at(r, c + e);
+            put_group<Element>(panel, at, values);
         }
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct ArithmeticKernels {
     pub large: TileKernels,
     pub small: TileKernels,
     pub terms: CudaFunction,
+    /// sm80's alone.
+    pub join: Option<CudaFunction>,
 }
 
 /// The kernels of one tile size (kernels/{stats,gradient,product}.cu).
@@ -173,12 +175,15 @@ impl Kernels {
         let (rows, stats, gradient, product) =
             (module("rows")?, module("stats")?, module("gradient")?, module("product")?);
         let mining = module("mining")?;
+        let of_sm80 = |what: &str, name: &str| {
+            let name = format!("{what}_{name}");
+            name.contains("sm80").then(|| gradient.load_function(&name)).transpose()
+        };
         let tile = |name: &str| -> Result<TileKernels> {
-            let exponentials = name.starts_with("sm80").then(|| format!("exponentials_{name}"));
             Ok(TileKernels {
                 stats: stats.load_function(&format!("stats_{name}"))?,
                 weights: gradient.load_function(&format!("weights_{name}"))?,
-                exponentials: exponentials.map(|name| gradient.load_function(&name)).transpose()?,
+                exponentials: of_sm80("exponentials", name)?,
                 mining: MiningTileKernels {
                     count_matrix: mining.load_function(&format!("count_matrix_{name}"))?,
                     count_rows: mining.load_function(&format!("count_rows_{name}"))?,
@@ -197,6 +202,7 @@ impl Kernels {
                 large: tile(&format!("{name}128"))?,
                 small: tile(&format!("{name}32"))?,
                 terms: stats.load_function(&format!("terms_{name}32"))?,
+                join: of_sm80("join", name.trim_end_matches('_'))?,
             })
         };
         let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;

@@ -107,6 +107,13 @@ impl Panel {
 /// Bytes of epilogue::Level.
 pub(super) const LEVEL_BYTES: usize = 8;
 
+/// Of kernels/gradient.cu.
+const JOIN_THREADS: u32 = 64;
+const JOIN_SPLITS: usize = 4;
+
+/// Of one `ShareFactors` of kernels/epilogue/levels.cuh.
+pub(super) const SHARE_FACTOR_BYTES: usize = 12;
+
 /// Twin of epilogue::Levels (kernels/epilogue/levels.cuh).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -1187,15 +1194,49 @@ impl Launcher<'_> {
         launch!(self, function, 1, THREADS, &values, &count, &factor, &accumulate, &total)
     }
 
-    /// `factors`: two f32, what shares of positives are multiplied by in G, all rows having the same
-    /// coefficients, and in gradients.
+    /// `factors`: [`SHARE_FACTOR_BYTES`], what shares of positives are multiplied by, all rows having
+    /// the same coefficients; `sum`: Z.
     pub unsafe fn share_factors(
         &self,
         rows: Coefficients,
-        upstream: Address,
+        total: Address,
+        sum: Address,
         factors: Address,
     ) -> Result<()> {
-        launch!(self, &self.table.rows.share_factors, 1, 1, &rows, &upstream, &factors)
+        launch!(self, &self.table.rows.share_factors, 1, 1, &rows, &total, &sum, &factors)
+    }
+
+    /// Shares among the weights of `panel`, whose tiles have levels and are `tile`'s, become weights
+    /// of the same unit. `share_levels`: theirs, in small tiles, or 0; `bands`: where small tiles may
+    /// have some; `maximum`, `unit`: one f32 each. sm80 alone.
+    pub unsafe fn join(
+        &self,
+        kind: Kind,
+        panel: Panel,
+        share_levels: Address,
+        bands: Address,
+        factors: Address,
+        maximum: Address,
+        unit: Address,
+    ) -> Result<()> {
+        let Some(function) = &kind.arithmetic.kernels(self.table).join else {
+            unreachable!("planned for sm80 alone")
+        };
+        let side = kind.tile.side() as u32;
+        let grid = panel.rows.div_ceil(side) as usize * JOIN_SPLITS;
+        launch!(
+            self,
+            function,
+            grid,
+            JOIN_THREADS,
+            &panel,
+            &side,
+            &share_levels,
+            &bands,
+            &factors,
+            &maximum,
+            &unit,
+        )
     }
 
     /// `out` (one f32) = upstream · total / scale.

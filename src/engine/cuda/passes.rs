@@ -7,8 +7,8 @@
 use super::launch::{
     Address, Arithmetic, Band, Coefficients, Destination, Groups, IDS, INDEXED, Kind, LABELED,
     LEVEL_BYTES, Launcher, Levels, Matches, Mix, Operand, Output, POSITIVES, Pairs, Panel,
-    Prepared, Product, Ranges, Splits, Sums, TERMS_BYTES, TOTALS_BYTES, Tile, TileSums, Walk,
-    weight_blocks,
+    Prepared, Product, Ranges, SHARE_FACTOR_BYTES, Splits, Sums, TERMS_BYTES, TOTALS_BYTES, Tile,
+    TileSums, Walk, weight_blocks,
 };
 use super::mining::{
     self, CutsPlan, GradientPlan, ListsPlan, SavedList, Stages, Targets, TopKPlan, Weights,
@@ -695,7 +695,7 @@ impl BandPlan {
             ranges,
             terms: TermsPlan::plan(layout, planner, shape, own)?,
             at_once: own == Tile::Small && sweep.rows >= shape.n,
-            factors: layout.take::<[f32; 2]>(1)?,
+            factors: layout.take::<[u8; SHARE_FACTOR_BYTES]>(1)?,
         })
     }
 }
@@ -1479,7 +1479,9 @@ impl Pass<'_> {
         let row_levels = sweep.row_levels.at(base);
         let column_levels = [sweep.column_levels.at(base), pass.column_levels.at(base)];
         // Where the column's levels are after the last panel.
-        let mut newest = 0;
+        let newest = (n.div_ceil(sweep.rows) - 1) % 2;
+        // The positives of labels, where they come into the one panel of the negatives.
+        let joined = pass.band.as_ref().filter(|band| band.at_once);
         // SAFETY: as in `backward`.
         unsafe {
             self.launch.scalar(self.input.scale.0, self.input.scale.1, true, scale)?;
@@ -1487,12 +1489,43 @@ impl Pass<'_> {
             self.launch.level_unit(scale, unit)?;
             let rows = self.embeddings()?;
             let pairs = self.ranges(&plan.ranges)?;
-            for (index, first) in (0..n).step_by(sweep.rows).enumerate() {
-                let end = (first + sweep.rows).min(n);
-                let count = end - first;
+            // Both products of a panel, each tile in its level.
+            let products = |panel: Panel, first: usize| -> Result<()> {
+                let (index, count) = (first / sweep.rows, panel.rows as usize);
                 let down = count.div_ceil(side) as u32;
+                let levels = Levels {
+                    tiles: panel.levels,
+                    unit,
+                    side: side as u32,
+                    relative: 1,
+                    ..Levels::default()
+                };
+                let g = self.panel_operand(&panel);
+                if want_columns {
+                    let before = if index == 0 { 0 } else { column_levels[1 - index % 2] };
+                    let results = column_levels[index % 2];
+                    let levels =
+                        Levels { results, before, row_step: 1, depth_step: across, ..levels };
+                    self.launch.column_levels(panel.levels, down, across, unit, before, results)?;
+                    let mix = Mix::new(0, 0, levels, index > 0);
+                    let (by, all) = (Product::ColumnsColumns, Band::default());
+                    self.product(sweep, by, g, rows, (first, count), mix, all, columns)?;
+                }
+                if want_x {
+                    let results = row_levels + (LEVEL_BYTES * (first / side)) as u64;
+                    let levels = Levels { results, row_step: across, depth_step: 1, ..levels };
+                    self.launch.row_levels(panel.levels, down, across, unit, results)?;
+                    let mix = Mix::new(0, 0, levels, false);
+                    let (by, all) = (Product::RowsColumns, Band::default());
+                    self.product(sweep, by, g, rows, (first, count), mix, all, to_x)?;
+                }
+                Ok(())
+            };
+            for first in (0..n).step_by(sweep.rows) {
+                let end = (first + sweep.rows).min(n);
+                let down = (end - first).div_ceil(side) as u32;
                 let above = (first / side) as u64;
-                let panel = self.panel(sweep, count, true, true);
+                let panel = self.panel(sweep, end - first, true, true);
                 self.launch.exponentials(
                     sweep.kind,
                     rows.x,
@@ -1512,37 +1545,8 @@ impl Pass<'_> {
                     moment: rows_of_tiles.moment + 8 * above,
                 };
                 self.launch.tile_groups(tiles, down, across, scale, here)?;
-                newest = index % 2;
-                let levels = Levels {
-                    tiles: panel.levels,
-                    unit,
-                    side: side as u32,
-                    relative: 1,
-                    ..Levels::default()
-                };
-                let g = self.panel_operand(&panel);
-                if want_columns {
-                    let before = if index == 0 { 0 } else { column_levels[1 - newest] };
-                    let levels = Levels {
-                        results: column_levels[newest],
-                        before,
-                        row_step: 1,
-                        depth_step: across,
-                        ..levels
-                    };
-                    let results = levels.results;
-                    self.launch.column_levels(panel.levels, down, across, unit, before, results)?;
-                    let mix = Mix::new(0, 0, levels, index > 0);
-                    let (by, all) = (Product::ColumnsColumns, Band::default());
-                    self.product(sweep, by, g, rows, (first, count), mix, all, columns)?;
-                }
-                if want_x {
-                    let results = row_levels + LEVEL_BYTES as u64 * above;
-                    let levels = Levels { results, row_step: across, depth_step: 1, ..levels };
-                    self.launch.row_levels(panel.levels, down, across, unit, results)?;
-                    let mix = Mix::new(0, 0, levels, false);
-                    let (by, all) = (Product::RowsColumns, Band::default());
-                    self.product(sweep, by, g, rows, (first, count), mix, all, to_x)?;
+                if joined.is_none() {
+                    products(panel, first)?;
                 }
             }
             // The one group of all rows of tiles, in two steps.
@@ -1556,16 +1560,16 @@ impl Pass<'_> {
             let chunk_count = count.div_ceil(chunk);
             self.launch.reduce_groups(chunks, chunk_count, chunk_count, scale, groups)?;
             let moment = if out.scale != 0 { plan.moment.at(base) } else { 0 };
-            let (mut positives, mut shares) = (pairs, Panel::NONE);
+            let mut positives = pairs;
             if let Some(band) = &pass.band {
                 if let Some(ranges) = &band.ranges {
                     positives = self.ranges(ranges)?;
                 }
                 positives.flags |= POSITIVES;
-                let (sweep, mut moments) = (&band.sweep, 0);
-                if band.at_once {
-                    shares = self.panel(sweep, n, true, self.plan.operands.levels());
-                    moments = if moment != 0 { sweep.moments.at(base) } else { 0 };
+                let (mut shares, mut moments) = (Panel::NONE, 0);
+                if let Some(BandPlan { sweep: own, .. }) = joined {
+                    shares = self.panel(own, n, true, self.plan.operands.levels());
+                    moments = if moment != 0 { own.moments.at(base) } else { 0 };
                 }
                 self.terms(&band.terms, rows, positives, groups, shares, moments)?;
             } else {
@@ -1583,6 +1587,22 @@ impl Pass<'_> {
                     scale,
                     moment,
                 )?;
+            }
+            if let Some(BandPlan { sweep: own, terms, factors, .. }) = joined {
+                let factors = factors.at(base);
+                let total = self.saved.total.at(self.saved_base);
+                self.launch.share_factors(coefficients, total, groups.sum, factors)?;
+                if moment != 0 {
+                    let moments = own.moments.at(base);
+                    let blocks = terms.walk.blocks(Tile::Small, n) as u32;
+                    self.launch.sum_scaled_moments(moments, blocks, factors, true, moment)?;
+                }
+                let panel = self.panel(sweep, n, true, true);
+                let levels = self.panel(own, n, true, self.plan.operands.levels()).levels;
+                let bands = positives.ranges.row_bands;
+                let maximum = coefficients.maximum;
+                self.launch.join(sweep.kind, panel, levels, bands, factors, maximum, unit)?;
+                products(panel, 0)?;
             }
             let matches = self.matches(pass, &pairs, coefficients)?;
             let finish = |to: Output, own: Sums, more: Sums, rows: [Operand; 2], matches| {
@@ -1612,16 +1632,7 @@ impl Pass<'_> {
                 finish(to_y, column_sums, none, [rows.y, rows.x], matches.of(false, true))?;
             }
             let to = [want_x.then_some(to_x), want_y.then_some(to_y)];
-            if let Some(BandPlan { sweep, terms, at_once: true, factors, .. }) = &pass.band {
-                let factors = factors.at(base);
-                self.launch.share_factors(coefficients, factor, factors)?;
-                if moment != 0 {
-                    let moments = sweep.moments.at(base);
-                    let blocks = terms.walk.blocks(Tile::Small, n) as u32;
-                    self.launch.sum_scaled_moments(moments, blocks, factors, true, moment)?;
-                }
-                self.products(sweep, rows, &positives, shares, 0, factors + 4, to)?;
-            } else if let Some(BandPlan { sweep, .. }) = &pass.band {
+            if let Some(BandPlan { sweep, at_once: false, .. }) = &pass.band {
                 self.sweep(sweep, rows, &positives, coefficients, factor, to, moment)?;
             }
             if moment != 0 {
