@@ -6,7 +6,7 @@ mod avx512;
 
 use rayon::prelude::*;
 
-/// A matrix inside a slice, with any strides.
+/// A matrix inside a slice, whose rows or columns are contiguous.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
     data: &'a [f32],
@@ -114,7 +114,7 @@ fn check(out: &[f32], row_stride: usize, left: Block<'_>, right: Block<'_>) {
 /// may be written and that nobody else reads or writes meanwhile.
 unsafe fn part(out: *mut f32, row_stride: usize, left: Block<'_>, right: Block<'_>, add: bool) {
     #[cfg(target_arch = "x86_64")]
-    if avx512::suits(left, right) {
+    if avx512::suits(left) {
         // SAFETY: the caller's promise, and the processor has AVX-512.
         return unsafe { avx512::part(out, row_stride, left, right, add) };
     }

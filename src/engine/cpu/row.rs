@@ -85,6 +85,12 @@ vectorized! {
         }
     }
 
+    /// Whether every value is finite.
+    fn is_finite as IsFinite(row: &'a [f32]) -> bool {
+        // No early end: most rows are, and vectors have none.
+        row.iter().fold(true, |finite, value| finite & value.is_finite())
+    }
+
     /// Σ a·b in `f64`.
     fn dot as Dot(a: &'a [f32], b: &'a [f32]) -> f64 {
         let mut lanes = [0.0f64; LANES];

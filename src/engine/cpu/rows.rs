@@ -29,10 +29,8 @@ impl<'a> Rows<'a> {
         let Matrix { data, rows: n, cols: d, row_stride } = matrix;
         if T::DTYPE == DType::F32 && !normalize {
             let data: &[f32] = bytemuck::cast_slice(data);
-            let finite = data
-                .par_chunks(row_stride)
-                .with_min_len(64)
-                .all(|row| row[..d].iter().all(|value| value.is_finite()));
+            let finite =
+                data.par_chunks(row_stride).with_min_len(64).all(|row| row::is_finite(&row[..d]));
             return Self {
                 data: Cow::Borrowed(data),
                 stride: row_stride,
@@ -46,7 +44,7 @@ impl<'a> Rows<'a> {
         let mut inverse_norms = vec![0.0f32; if normalize { n } else { 0 }];
         let convert = |(row, out): (&[T], &mut [f32])| {
             out.iter_mut().zip(row).for_each(|(out, value)| *out = value.to_f32());
-            out.iter().all(|value| value.is_finite())
+            row::is_finite(out)
         };
         let rows = data.par_chunks(row_stride).zip(out.par_chunks_mut(d)).with_min_len(64);
         let finite = if normalize {

@@ -132,7 +132,9 @@ pub(super) fn sweep<P: Pass>(
                         .with_min_len(64)
                         .for_each(|row| row::multiply(&mut row[..d], before));
                 }
-                product_in_tiles(data, stride, weights.transposed(), anchors, add, (block, d));
+                // Wider than those of S: each copies all the anchors.
+                let tile = (2 * block, d);
+                product_in_tiles(data, stride, weights.transposed(), anchors, add, tile);
             }
         };
         // Together: neither alone has work for many threads.
