@@ -227,7 +227,7 @@ __device__ __forceinline__ void join(const Panel& panel, unsigned side, const Le
         if (i >= rows) return -INFINITE;
         const uint2 band = bands[i];
         if (j < band.x || j >= band.y) return -INFINITE;
-        return share_levels ? share_levels[i * columns + j].exponent : 0.0f;
+        return share_levels[i * columns + j].exponent;
     };
     unsigned first = columns, end = 0;
     for (unsigned i = i0; i < min(i0 + steps, rows); ++i) {
@@ -239,15 +239,15 @@ __device__ __forceinline__ void join(const Panel& panel, unsigned side, const Le
         join_tile<Element>(panel, i0, j * steps, steps, share, levels[j], *factors, *maximum, *unit);
 }
 
-// Parameters of both: x is n x depth, y is m x depth; first_row a multiple of Tile::SIDE, end_row the
+// Parameters: x is n x depth, y is m x depth; first_row a multiple of Tile::SIDE, end_row the
 // end of the panel; pairs as in stats.cu; scale one f32; panel: (end_row - first_row) x m.
 // weights: rows: coefficients of all n rows; panel.data may be null; panel.levels one a block for
 // sm80_f16, else null; moments: one f64 a block, or null.
 // exponentials: panel.levels and sums one a block; positive: n, written where a positive exists; null
 // without INDEXED.
-// join: panel: n x m, its levels in tiles of `side`; share_levels: as `terms` leaves them, or null for
-// exponents of 0; bands: of 32 rows each, in tiles of 32; maximum: M first; unit: s log2(e). Grid: its
-// rows of tiles x JOIN_SPLITS, the split running fastest; block: JOIN_THREADS.
+// join: panel: n x m, its levels in tiles of `side`; share_levels: as `terms` leaves them; bands: of 32
+// rows each, in tiles of 32; maximum: M first; unit: s log2(e). Grid: its rows of tiles x JOIN_SPLITS,
+// the split running fastest; block: JOIN_THREADS.
 #define WEIGHTS(NAME, TILE, BLOCKS)                                                               \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) weights_##NAME(           \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, unsigned end_row,  \

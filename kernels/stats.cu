@@ -106,21 +106,20 @@ struct TermsScratch {
 };
 
 // The shares of a tile into a panel that holds the weights of the negatives, below zero: with their
-// sign they are told from those. A level of their own where the panel is of a narrow type.
+// sign they are told from those. With a level of their own, whatever the type: it says how large they
+// are beside the negatives.
 template <class Tile>
 __device__ __forceinline__ void keep(Tile& tile, const Bits<Tile>& positive, const Operand& x,
                                      const Operand& y, const Pairs& pairs, const Panel& panel,
                                      unsigned i0, unsigned j0, TermsScratch<Tile>& scratch) {
     if constexpr (Tile::LEVELS) {
         apply_factors(tile, x, y, pairs, i0, j0);
-        if (panel.levels) {
-            const float exponent = raise(tile, scratch.maxima);
-            // The next tile's product takes the shared memory back.
-            __syncthreads();
-            const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
-            if (threadIdx.x == 0)
-                panel.levels[i0 / Tile::SIDE * across + j0 / Tile::SIDE] = Level{0.0f, exponent};
-        }
+        const float exponent = raise(tile, scratch.maxima);
+        // The next tile's product takes the shared memory back.
+        __syncthreads();
+        const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
+        if (threadIdx.x == 0)
+            panel.levels[i0 / Tile::SIDE * across + j0 / Tile::SIDE] = Level{0.0f, exponent};
         store_some(tile, positive, panel, i0, j0);
     }
 }

@@ -1207,7 +1207,7 @@ impl Launcher<'_> {
     }
 
     /// Shares among the weights of `panel`, whose tiles have levels and are `tile`'s, become weights
-    /// of the same unit. `share_levels`: theirs, in small tiles, or 0; `bands`: where small tiles may
+    /// of the same unit. `share_levels`: theirs, in small tiles; `bands`: where small tiles may
     /// have some; `maximum`, `unit`: one f32 each. sm80 alone.
     pub unsafe fn join(
         &self,

@@ -658,14 +658,16 @@ struct IndexPlan {
     starts: Region,
 }
 
-/// The positives of labels after a pass over the negatives: a sweep within the bands where they lie.
+/// The positives of labels after a pass over the negatives, within the bands where they lie: their
+/// shares come into the panel of the negatives where it holds all rows, else a sweep of their own.
 #[derive(Clone, Copy, Debug)]
 struct BandPlan {
     sweep: Sweep,
     /// Where the sweep's tiles are not those of the pass over all pairs.
     ranges: Option<KeyRanges>,
     terms: TermsPlan,
-    /// Whether one panel holds all rows: the pass for the terms leaves their shares in it.
+    /// Whether one panel holds all rows: the pass for the terms leaves the shares in that of the
+    /// negatives.
     at_once: bool,
     factors: Region,
 }
@@ -684,7 +686,8 @@ impl BandPlan {
         let ranges = (own != tile)
             .then(|| KeyRanges::plan(layout, shape, own)?.with_bands(layout, shape))
             .transpose()?;
-        if planner.operands.levels() {
+        let at_once = own == Tile::Small && sweep.rows >= shape.n;
+        if at_once || planner.operands.levels() {
             sweep.place_levels(layout, shape, sweep.rows)?;
         }
         if scale {
@@ -694,7 +697,7 @@ impl BandPlan {
             sweep,
             ranges,
             terms: TermsPlan::plan(layout, planner, shape, own)?,
-            at_once: own == Tile::Small && sweep.rows >= shape.n,
+            at_once,
             factors: layout.take::<[u8; SHARE_FACTOR_BYTES]>(1)?,
         })
     }
@@ -774,7 +777,7 @@ impl Plan {
 impl Planner {
     /// Whether loss and gradients can be had in one pass over the matrix, three products in all: all
     /// negatives in one group, so that its log-sum-exp is one factor for all of them. The positives
-    /// are added afterwards: one a row as they are, those of labels by a sweep within their bands.
+    /// come afterwards: one a row as they are, those of labels as [`BandPlan`] says.
     fn one_pass(&self, shape: &Shape, forward: bool, backward: Option<Wanted>) -> bool {
         forward
             && backward.is_some_and(|wanted| wanted.x || wanted.y)
@@ -1442,8 +1445,8 @@ impl Pass<'_> {
     ///
     /// The weights of all negatives are taken relative to the largest similarity of their tile, for
     /// want of the log-sum-exp of all; the products go from tile to tile by the difference, and once
-    /// the log-sum-exp is known one factor a row makes gradients of their sums. The positives are added
-    /// then.
+    /// the log-sum-exp is known one factor a row makes gradients of their sums. The positives come
+    /// then, to the sums, or to the panel before its products ([`BandPlan`]).
     pub unsafe fn one_pass(
         &self,
         loss: Address,
@@ -1568,7 +1571,7 @@ impl Pass<'_> {
                 positives.flags |= POSITIVES;
                 let (mut shares, mut moments) = (Panel::NONE, 0);
                 if let Some(BandPlan { sweep: own, .. }) = joined {
-                    shares = self.panel(own, n, true, self.plan.operands.levels());
+                    shares = self.panel(own, n, true, true);
                     moments = if moment != 0 { own.moments.at(base) } else { 0 };
                 }
                 self.terms(&band.terms, rows, positives, groups, shares, moments)?;
@@ -1598,8 +1601,7 @@ impl Pass<'_> {
                     self.launch.sum_scaled_moments(moments, blocks, factors, true, moment)?;
                 }
                 let panel = self.panel(sweep, n, true, true);
-                let levels = self.panel(own, n, true, self.plan.operands.levels()).levels;
-                let bands = positives.ranges.row_bands;
+                let (levels, bands) = (own.levels.at(base), positives.ranges.row_bands);
                 let maximum = coefficients.maximum;
                 self.launch.join(sweep.kind, panel, levels, bands, factors, maximum, unit)?;
                 products(panel, 0)?;
