@@ -162,8 +162,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     bool all = true;
     float cut = least;
     if (least <= most) {
+        const unsigned most_found = guess.rank + slack;
+        const auto enough = [&](unsigned found, unsigned) { return found <= most_found; };
         const rows::Bound bound = rows::lower_bound(
-            group, counters, 0, ~0u, guess.rank, slack, [&](const rows::Bins& bins) {
+            group, counters, 0, ~0u, 0, guess.rank, enough, [&](const rows::Bins& bins) {
 #pragma unroll 2
                 for (unsigned i = group.lane; i < end; i += rows::LANES) {
                     const float4 four = elements[i];
@@ -344,8 +346,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             atomicAdd(&counts[list.row[i]], 1u);
 }
 
-// starts[i] = the sum of min(k, counts[j]) over j < i, rows + 1 of them; the last is *total, too.
-// Grid 1.
+// starts[i] = the sum of min(k, counts[j]) over j < i, rows + 1 of them; the last is *total, too,
+// which may be null. Grid 1.
 extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
     row_starts(const unsigned* counts, unsigned count, unsigned k, unsigned* starts,
                unsigned long long* total) {
@@ -361,7 +363,7 @@ extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
     }
     if (threadIdx.x != SEARCH_THREADS - 1) return;
     starts[count] = start;
-    *total = start;
+    if (total) *total = start;
 }
 
 // The pairs of a list that a cut includes, to their rows' places, in no particular order: words from
@@ -385,166 +387,212 @@ __device__ __forceinline__ void put(const List& list, unsigned place, unsigned r
     list.column[place] = column_of(word);
 }
 
-// Sorts the pairs of rows from first_row on by column, into a list: row i's from starts[i] on. Of a
-// row that has more, the k hardest, for which `lists` says where they are; their cut goes to `cuts`.
-// Or, where lists.capacity is 0, all of them, at starts[i] in lists.words; then without `cuts`.
+// What the mined pairs of rows add up to. Twin of launch::RowTotals.
+struct RowTotals {
+    float* maximum;          // M; null where none of this is wanted
+    float* sum;              // Z
+    float* log2_sum;         // may be null
+    const unsigned* poison;  // as mining.cu leaves it: added to Z
+    const float* scale;
+};
+
+// Z of a row, of pairs in any order: exponentials as whole numbers, whose sum fits 64 bits.
+struct RowSum {
+    float scale2, top, unit;
+    unsigned long long sum;
+
+    // `most`: the largest key; `count`: of the pairs, at most. No exponential is above 1.
+    __device__ __forceinline__ RowSum(const RowTotals& totals, unsigned most, unsigned count)
+        : scale2(totals.scale ? *totals.scale * LOG2E : 0.0f),
+          top(most != 0 ? value_of(most) : -INFINITE),
+          unit(__uint_as_float(127 + 63 - rows::width(count) << 23)), sum(0) {}
+    __device__ __forceinline__ void add(unsigned key) {
+        sum += static_cast<unsigned long long>(unit * ptx::ex2(scale2 * (value_of(key) - top)));
+    }
+    __device__ __forceinline__ void put(const RowTotals& to, unsigned row) const {
+        const float z = static_cast<float>(sum) / unit + __uint_as_float(to.poison[row]);
+        to.maximum[row] = top;
+        to.sum[row] = z;
+        if (to.log2_sum) to.log2_sum[row] = log(static_cast<double>(z)) * LOG2E_F64;
+    }
+};
+
+// Of the pairs of rows from first_row on, the k hardest of each, for which `lists` says where they
+// are: their cuts go to `cuts`, what they add up to into `totals`, and they themselves, sorted by
+// column, into a list, row i's from starts[i] on; or nowhere, where it has no place. Or, where
+// lists.capacity is 0, all of them, at starts[i] in lists.words; then without `cuts`. totals: of the
+// rows from first_row on.
 //
 // Columns are bits in shared memory, some thousands at a time: a pair's place is the number of bits
 // before its own. Grid: ceil(rows / ROWS).
-constexpr int SORT_THREADS = 128;
-constexpr int SORT_ROWS = SORT_THREADS / rows::LANES;
+constexpr int SELECT_THREADS = 128;
+constexpr int SELECT_ROWS = SELECT_THREADS / rows::LANES;
 constexpr unsigned SPAN = 8192;  // columns at a time
 constexpr unsigned SPAN_WORDS = SPAN / 32;
 static_assert(SPAN_WORDS >= rows::BINS, "the bits' place holds the bins first");
-extern "C" __global__ void __launch_bounds__(SORT_THREADS)
-    sort_rows(RowLists lists, unsigned k, unsigned columns, const unsigned* starts,
-              unsigned first_row, unsigned count, List to, Cut* cuts) {
+extern "C" __global__ void __launch_bounds__(SELECT_THREADS)
+    select_rows(RowLists lists, unsigned k, unsigned columns, const unsigned* starts,
+                unsigned first_row, unsigned count, List to, Cut* cuts, RowTotals totals) {
     __shared__ struct alignas(16) {
         unsigned bits[SPAN_WORDS];
         unsigned short before[SPAN_WORDS];  // bits in the words before, of the same lane
         unsigned short lane[rows::LANES];   // in the lanes before
-        Word last;                          // the least of those that are sorted
-    } shared[SORT_ROWS];
-    const unsigned row = blockIdx.x * SORT_ROWS + threadIdx.x / rows::LANES;
+    } shared[SELECT_ROWS];
+    const unsigned row = blockIdx.x * SELECT_ROWS + threadIdx.x / rows::LANES;
     if (row >= count) return;
     const rows::Group group;
     auto& own = shared[threadIdx.x / rows::LANES];
-    const unsigned start = starts[row];
-    unsigned length = starts[row + 1] - start;
-    Word* words = lists.words + start;
-    Word least = 0;  // of those to be sorted
+    const bool sorted = to.similarity != nullptr;
+    unsigned start = starts ? starts[row] : 0, length;
+    Word* words;
     if (lists.capacity != 0) {
         words = lists.words + static_cast<long long>(row) * lists.capacity;
         length = lists.counts[row];
-        if (length > k) {
-            least = rows::kth(group, own.bits, words, length, cuts[first_row + row].key, k);
-            if (columns > SPAN) {
-                rows::keep(group, words, length, least);
-                length = k;
-            }
+    } else {
+        words = lists.words + start;
+        length = starts[row + 1] - start;
+    }
+    const unsigned most = rows::largest(group, words, length);
+    Word least = 0;  // of those to be taken
+    const bool selects = lists.capacity != 0 && length > k;
+    if (selects) {
+        least = rows::kth<true>(group, own.bits, words, length, cuts[first_row + row].key, most, k);
+        if (sorted && columns > SPAN) {
+            rows::keep(group, words, length, least);
+            length = k;
         }
     }
-    if (length <= rows::LANES && least == 0) {
-        if (group.lane >= length) return;
-        const Word word = words[group.lane];
-        unsigned place = start;
-#pragma unroll 1
-        for (unsigned i = 0; i < length; ++i) place += column_of(words[i]) < column_of(word);
-        put(to, place, first_row + row, word);
-        return;
-    }
+    RowSum sum(totals, most, length);
+    Word last = ~0ull;
+    const auto take = [&](Word word) {
+        if (totals.maximum) sum.add(key_of(word));
+        last = min(last, word);
+    };
     const Word* const end = words + length;
-    unsigned done = start;
-    if (group.lane == 0) own.last = ~0ull;
+    if (!sorted) {
+        for (const Word* word = words + group.lane; word < end; word += rows::LANES)
+            if (*word >= least) take(*word);
+    } else if (length <= rows::LANES && least == 0) {
+        if (group.lane < length) {
+            const Word word = words[group.lane];
+            unsigned place = start;
 #pragma unroll 1
-    for (unsigned first = 0; first < columns; first += SPAN) {
-        // Each lane has some words of bits side by side, a power of two of them.
-        const unsigned span = min(columns - first, SPAN);
-        const unsigned each_bits = max(rows::width((span - 1) / (32 * rows::LANES)), 2);
-        const unsigned begin = group.lane << each_bits, stop = begin + (1u << each_bits);
-        for (unsigned i = begin; i < stop; i += 4)
-            *reinterpret_cast<uint4*>(own.bits + i) = make_uint4(0, 0, 0, 0);
-        group.sync();
-        for (const Word* word = words + group.lane; word < end; word += rows::LANES) {
-            if (*word < least) continue;
-            const unsigned at = column_of(*word) - first;
-            if (at < span) atomicOr(&own.bits[at / 32], 1u << at % 32);
+            for (unsigned i = 0; i < length; ++i) place += column_of(words[i]) < column_of(word);
+            put(to, place, first_row + row, word);
+            take(word);
         }
-        group.sync();
-        unsigned sum = 0;
-        for (unsigned i = begin; i < stop; i += 4) {
-            const uint4 four = *reinterpret_cast<const uint4*>(own.bits + i);
-            const unsigned second = sum + __popc(four.x), third = second + __popc(four.y);
-            const unsigned fourth = third + __popc(four.z);
-            *reinterpret_cast<uint2*>(own.before + i) =
-                make_uint2(sum | second << 16, third | fourth << 16);
-            sum = fourth + __popc(four.w);
+    } else {
+#pragma unroll 1
+        for (unsigned first = 0; first < columns; first += SPAN) {
+            // Each lane has some words of bits side by side, a power of two of them.
+            const unsigned span = min(columns - first, SPAN);
+            const unsigned each_bits = max(rows::width((span - 1) / (32 * rows::LANES)), 2);
+            const unsigned begin = group.lane << each_bits, stop = begin + (1u << each_bits);
+            for (unsigned i = begin; i < stop; i += 4)
+                *reinterpret_cast<uint4*>(own.bits + i) = make_uint4(0, 0, 0, 0);
+            group.sync();
+            for (const Word* word = words + group.lane; word < end; word += rows::LANES) {
+                if (*word < least) continue;
+                const unsigned at = column_of(*word) - first;
+                if (at < span) atomicOr(&own.bits[at / 32], 1u << at % 32);
+            }
+            group.sync();
+            unsigned sum = 0;
+            for (unsigned i = begin; i < stop; i += 4) {
+                const uint4 four = *reinterpret_cast<const uint4*>(own.bits + i);
+                const unsigned second = sum + __popc(four.x), third = second + __popc(four.y);
+                const unsigned fourth = third + __popc(four.z);
+                *reinterpret_cast<uint2*>(own.before + i) =
+                    make_uint2(sum | second << 16, third | fourth << 16);
+                sum = fourth + __popc(four.w);
+            }
+            const unsigned all = group.up_to(sum);
+            own.lane[group.lane] = all - sum;
+            group.sync();
+            for (const Word* word = words + group.lane; word < end; word += rows::LANES) {
+                const Word mined = *word;
+                if (mined < least) continue;
+                const unsigned at = column_of(mined) - first;
+                if (at >= span) continue;
+                const unsigned below = own.bits[at / 32] & ((1u << at % 32) - 1);
+                const unsigned before = own.lane[at / 32 >> each_bits] + own.before[at / 32];
+                put(to, start + before + __popc(below), first_row + row, mined);
+                take(mined);
+            }
+            start += ptx::shuffle(all, rows::LANES - 1, rows::LANES, group.lanes);
+            group.sync();
         }
-        const unsigned all = group.up_to(sum);
-        own.lane[group.lane] = all - sum;
-        group.sync();
-        for (const Word* word = words + group.lane; word < end; word += rows::LANES) {
-            if (*word < least) continue;
-            const unsigned at = column_of(*word) - first;
-            if (at >= span) continue;
-            const unsigned below = own.bits[at / 32] & ((1u << at % 32) - 1);
-            const unsigned before = own.lane[at / 32 >> each_bits] + own.before[at / 32];
-            put(to, done + before + __popc(below), first_row + row, *word);
-            if (least != 0) atomicMin(&own.last, *word);
-        }
-        done += ptx::shuffle(all, rows::LANES - 1, rows::LANES, group.lanes);
-        group.sync();
     }
     // A cut is a pair: those that repeat_rows left out may be close below it.
-    if (least != 0 && group.lane == 0) cuts[first_row + row] = cut_of(own.last, first_row + row);
+    if (selects) {
+        last = group.least(last);
+        if (group.lane == 0) cuts[first_row + row] = cut_of(last, first_row + row);
+    }
+    if (!totals.maximum) return;
+    sum.sum = group.sum(sum.sum);
+    if (group.lane == 0) sum.put(totals, row);
 }
 
-// starts[i] = how many pairs of a sorted list lie before row (or column) first + i: groups + 1.
-// Grid: ceil((groups + 1) / 256).
+// starts[i] = how many pairs of a list sorted by columns lie before column i: columns + 1.
+// Grid: ceil((columns + 1) / 256).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    list_starts(List list, int by_row, unsigned first, unsigned groups, unsigned* starts) {
-    const long long group = thread_index();
-    if (group > groups) return;
-    const unsigned* keys = by_row ? list.row : list.column;
+    list_starts(List list, unsigned columns, unsigned* starts) {
+    const long long column = thread_index();
+    if (column > columns) return;
     unsigned low = 0, high = length(list);
     while (low < high) {
         const unsigned middle = low + (high - low) / 2;
-        if (keys[middle] < first + group)
+        if (list.column[middle] < column)
             low = middle + 1;
         else
             high = middle;
     }
-    starts[group] = low;
-}
-
-// M and Z of every row from a list of negatives sorted by rows; poison, as mining.cu left it, is
-// added to Z. Lane l takes every LANESth pair; the lanes come together in a fixed tree.
-// Grid: ceil(rows / 32).
-extern "C" __global__ void __launch_bounds__(THREADS)
-    list_groups(List list, const unsigned* starts, unsigned count, const unsigned* poison,
-                const float* scale, float* maximum, float* sum, float* log2_sum) {
-    const unsigned row = thread_index() / rows::LANES;
-    if (row >= count) return;
-    const rows::Group group;
-    const float scale2 = *scale * LOG2E;
-    const unsigned first = starts[row] + group.lane, end = starts[row + 1];
-    float top = -INFINITE;
-#pragma unroll 1
-    for (unsigned i = first; i < end; i += rows::LANES) top = fmaxf(top, list.similarity[i]);
-    top = group.most(top);
-    float z = 0.0f;
-#pragma unroll 1
-    for (unsigned i = first; i < end; i += rows::LANES)
-        z += ptx::ex2(scale2 * (list.similarity[i] - top));
-#pragma unroll
-    for (unsigned mask = 1; mask < rows::LANES; mask *= 2)
-        z += ptx::shuffle_xor(z, mask, group.lanes);
-    if (group.lane != 0) return;
-    z += __uint_as_float(poison[row]);
-    maximum[row] = top;
-    sum[row] = z;
-    if (log2_sum) log2_sum[row] = log(static_cast<double>(z)) * LOG2E_F64;
+    starts[column] = low;
 }
 
 // ---- The gradient --------------------------------------------------------------------------------
 
-// Adds a list and every row's one positive to `to`, in no particular order. Grid: enough threads for
-// the list's capacity and for the rows.
+// The place in a list sorted by row, then column, before which all pairs lie before this one.
+__device__ __forceinline__ unsigned place_in(const List& list, unsigned row, unsigned column) {
+    unsigned low = 0, high = length(list);
+    while (low < high) {
+        const unsigned middle = low + (high - low) / 2, at = list.row[middle];
+        if (at < row || (at == row && list.column[middle] < column))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+// A list sorted by row, then column, with every row's one positive among its pairs, or at their end
+// NO_PAIR where it has none; and where its rows start, one more than there are rows.
+// Grid: enough threads for the list's capacity and for the rows, and one more.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    with_positives(List from, Pairs pairs, const Terms* terms, List to) {
+    with_positives(List from, Pairs pairs, const Terms* terms, List to, unsigned* starts) {
     const unsigned long long i = thread_index();
-    if (i < length(from)) {
-        const unsigned long long at = atomicAdd(to.count, 1ull);
+    const unsigned count = length(from);
+    const auto positive_of = [&](unsigned row) {
+        return terms[row].count != 0 ? positive_column(pairs, row) : 0xffffffffu;
+    };
+    if (i < count) {
+        const unsigned row = from.row[i], column = from.column[i];
+        const unsigned long long at = i + row + (positive_of(row) < column);
         to.similarity[at] = from.similarity[i];
-        to.row[at] = from.row[i];
-        to.column[at] = from.column[i];
+        to.row[at] = row;
+        to.column[at] = column;
     }
-    if (i < pairs.rows && terms[i].count != 0) {
-        const unsigned long long at = atomicAdd(to.count, 1ull);
-        to.similarity[at] = terms[i].hardest;
-        to.row[at] = i;
-        to.column[at] = positive_column(pairs, i);
+    if (i > pairs.rows) return;
+    starts[i] = place_in(from, i, 0) + i;
+    if (i == pairs.rows) {
+        *to.count = count + i;
+        return;
     }
+    const unsigned column = positive_of(i), at = place_in(from, i, column) + i;
+    const bool has = terms[i].count != 0;
+    to.similarity[at] = has ? terms[i].hardest : __uint_as_float(NO_PAIR);
+    to.row[at] = i;
+    to.column[at] = has ? column : 0;
 }
 
 // G of a pair of such a list.
@@ -552,40 +600,85 @@ __device__ __forceinline__ float list_weight(const List& list, unsigned i, const
                                              const Coefficients& rows, float scale2) {
     const unsigned row = list.row[i];
     const float similarity = list.similarity[i];
+    if (!is_pair(similarity)) return 0.0f;
     if (list.column[i] == positive_column(pairs, row))
         return positive_weight(similarity, rows, row, scale2);
     return negative_weight(similarity, rows.maximum[row], rows.negative[row], scale2);
 }
 
+// factor * sum, added to what is there where `accumulate`: so many columns side by side.
+__device__ __forceinline__ void put_piece(float* to, unsigned count,
+                                          const float (&sum)[tile::PIECE], float factor,
+                                          int accumulate) {
+    if (count == tile::PIECE && reinterpret_cast<unsigned long long>(to) % 16 == 0) {
+        float4* wide = reinterpret_cast<float4*>(to);
+#pragma unroll
+        for (unsigned j = 0; j < tile::PIECE; j += 4) {
+            float4 old = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (accumulate) old = wide[j / 4];
+            wide[j / 4] =
+                make_float4(fmaf(factor, sum[j], old.x), fmaf(factor, sum[j + 1], old.y),
+                            fmaf(factor, sum[j + 2], old.z), fmaf(factor, sum[j + 3], old.w));
+        }
+        return;
+    }
+#pragma unroll
+    for (unsigned j = 0; j < tile::PIECE; ++j)
+        if (j < count) to[j] = fmaf(factor, sum[j], accumulate ? to[j] : 0.0f);
+}
+
 // out = factor * G Y (by rows) or factor * G^T X (by columns), added to it where `accumulate`: G the
-// pairs of a list sorted by what `by_row` says, `other` the matrix Y or X. Each element is summed in
-// the order of the list. Grid: a block an output row.
-constexpr int SUM_THREADS = 128;
-extern "C" __global__ void __launch_bounds__(SUM_THREADS)
+// pairs of a list sorted by what `by_row` says, `other` the matrix Y or X. Lanes side by side have a
+// pair's row among them; the warp takes as many pairs at a time as it has such lanes for, and these
+// sums come together in a fixed tree. Grid: ceil(rows / 8), a warp an output row.
+extern "C" __global__ void __launch_bounds__(THREADS)
     sum_list(List list, const unsigned* starts, int by_row, Pairs pairs, Coefficients rows,
              const float* scale, Operand other, const float* factor, int accumulate, Output out) {
-    __shared__ float weights[SUM_THREADS];
-    __shared__ unsigned places[SUM_THREADS];
-    const float scale2 = *scale * LOG2E;
-    const unsigned begin = starts[blockIdx.x], end = starts[blockIdx.x + 1];
-    float* line = out.data + blockIdx.x * out.stride;
-    for (unsigned k0 = 0; k0 < out.columns; k0 += SUM_THREADS) {
-        const unsigned k = k0 + threadIdx.x;
-        float sum = 0.0f;
-        for (unsigned first = begin; first < end; first += SUM_THREADS) {
-            const unsigned i = first + threadIdx.x;
-            __syncthreads();
-            if (i < end) {
-                weights[threadIdx.x] = list_weight(list, i, pairs, rows, scale2);
-                places[threadIdx.x] = by_row ? list.column[i] : list.row[i];
+    using tile::PIECE;
+    const unsigned row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    if (row >= out.rows) return;
+    const float scale2 = *scale * LOG2E, unit = *factor;
+    const unsigned begin = starts[row], end = starts[row + 1];
+    const unsigned lane = threadIdx.x % 32;
+    const unsigned lanes = min(1u << rows::width((out.columns - 1) / PIECE), 32u);
+    const unsigned turn = lane / lanes, at_once = 32 / lanes;
+#pragma unroll 1
+    for (unsigned k0 = 0; k0 < out.columns; k0 += lanes * PIECE) {
+        const unsigned k = k0 + lane % lanes * PIECE;
+        const unsigned count = k < out.columns ? min(out.columns - k, PIECE) : 0;
+        float sum[PIECE] = {};
+#pragma unroll 1
+        for (unsigned first = begin; first < end; first += 32) {
+            // Each lane has a pair's weight.
+            unsigned place = 0;
+            float weight = 0.0f;
+            if (first + lane < end) {
+                place = by_row ? list.column[first + lane] : list.row[first + lane];
+                weight = list_weight(list, first + lane, pairs, rows, scale2);
+                if (other.factor) weight *= other.factor[place];
             }
-            __syncthreads();
-            const unsigned count = min(end - first, static_cast<unsigned>(SUM_THREADS));
-            if (k < out.columns)
-                for (unsigned e = 0; e < count; ++e)
-                    sum = fmaf(weights[e], tile::embedding(other, places[e], k), sum);
+            const unsigned here = min(end - first, 32u);
+#pragma unroll 1
+            for (unsigned e = turn; e - turn < here; e += at_once) {
+                const float of_pair = ptx::shuffle(weight, e);
+                const long long at = ptx::shuffle(place, e) * other.stride + k;
+                if (e >= here || count == 0) continue;
+                float value[PIECE];
+                tile::load_piece(other, at, count, value);
+#pragma unroll
+                for (unsigned j = 0; j < PIECE; ++j) sum[j] = fmaf(of_pair, value[j], sum[j]);
+                if (!other.low) continue;
+                tile::load_piece(other, other.low + at, count, value);
+#pragma unroll
+                for (unsigned j = 0; j < PIECE; ++j)
+                    sum[j] = fmaf(of_pair * tile::LOW_UNIT, value[j], sum[j]);
+            }
         }
-        if (k < out.columns) line[k] = accumulate ? line[k] + *factor * sum : *factor * sum;
+#pragma unroll 1
+        for (unsigned mask = lanes; mask < 32; mask *= 2)
+#pragma unroll
+            for (unsigned j = 0; j < PIECE; ++j) sum[j] += ptx::shuffle_xor(sum[j], mask);
+        if (turn == 0) put_piece(out.data + row * out.stride + k, count, sum, unit, accumulate);
     }
 }
 
@@ -598,9 +691,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (row >= pairs.rows) return;
     const float scale2 = *scale * LOG2E;
     float sum = 0.0f;
-    for (unsigned i = starts[row] + threadIdx.x % 32; i < starts[row + 1]; i += 32)
-        sum = fmaf(list.similarity[i] - rows.maximum[row],
-                   list_weight(list, i, pairs, rows, scale2), sum);
+    for (unsigned i = starts[row] + threadIdx.x % 32; i < starts[row + 1]; i += 32) {
+        const float weight = list_weight(list, i, pairs, rows, scale2);
+        if (weight != 0.0f) sum = fmaf(list.similarity[i] - rows.maximum[row], weight, sum);
+    }
 #pragma unroll
     for (int mask = 1; mask < 32; mask *= 2) sum += ptx::shuffle_xor(sum, mask);
     if (threadIdx.x % 32 == 0) moments[row] = sum;

@@ -364,7 +364,8 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
             Word* words = lists.words + static_cast<long long>(row - first_row) * lists.capacity;
             // A cut is a pair: those that an earlier one left out may be close below it.
             unsigned* counters = bins[threadIdx.x / rows::LANES];
-            const Word last = rows::kth(group, counters, words, count, cuts[row].key, k);
+            const unsigned most = rows::largest(group, words, count);
+            const Word last = rows::kth<false>(group, counters, words, count, cuts[row].key, most, k);
             const Word least = rows::keep(group, words, count, last);
             if (group.lane != 0) continue;
             lists.counts[row - first_row] = k;

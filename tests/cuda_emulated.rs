@@ -220,20 +220,22 @@ struct MiningCost {
     /// The forward pass against the one without mining, and the backward pass against the same.
     forward: f64,
     backward: f64,
+    /// Products of the pairs in the mined forward pass and in the backward pass, on tensor cores.
+    products: [f64; 2],
     /// Launches of both forward passes.
     launches: [usize; 2],
 }
 
-/// Of n × n pairs of this type; `None` in a child process.
+/// Of n × m pairs of this type; `None` in a child process.
 fn mining_cost(
     test: &str,
     engine: TileEngine,
     dtype: DType,
-    (n, d): (usize, usize),
+    size: (usize, usize, usize),
     mining: Mining,
 ) -> Option<MiningCost> {
     let counters = count_calls(test, engine, Some(Tile::Large), |cuda| {
-        let mut problem = Problem::new(Named::CrossExampleSoftmax, 10.0, (n, n, d));
+        let mut problem = Problem::new(Named::CrossExampleSoftmax, 10.0, size);
         Random::new(1).embeddings(&mut problem);
         let problem = problem.rounded_to(dtype);
         with_dtype!(dtype, T => {
@@ -248,9 +250,6 @@ fn mining_cost(
     let launches = counters["launches"].as_array().unwrap();
     let calls: Vec<&[Value]> = launches.chunk_by(|_, next| next["kernel"] != "scalar").collect();
     assert_eq!(calls.len(), 3);
-    assert!(
-        calls[1].iter().all(|launch| !launch["kernel"].as_str().unwrap().starts_with("stats_"))
-    );
     let cost = |call: &[Value]| -> f64 {
         call.iter().map(|launch| number(launch, "thread_instructions")).sum()
     };
@@ -258,15 +257,22 @@ fn mining_cost(
     let cost = MiningCost {
         forward: mined / all,
         backward: backward / all,
+        products: [1, 2]
+            .map(|call| sum(calls[call], "mma_flops") / (2 * size.0 * size.1 * size.2) as f64),
         launches: [0, 1].map(|call| calls[call].len()),
     };
-    let MiningCost { forward, backward, launches } = &cost;
-    println!("{engine:?} {dtype:?} n = {n}, d = {d}, {mining:?}:");
-    println!("forward {forward:.3}, backward {backward:.3}, {launches:?} launches");
+    let MiningCost { forward, backward, launches, products } = &cost;
+    println!("{engine:?} {dtype:?} (n, m, d) = {size:?}, {mining:?}:");
+    println!(
+        "forward {forward:.3}, backward {backward:.3}, {launches:?} launches, {products:?} products"
+    );
     if std::env::var_os("METRIC_KERNELS_PROFILE").is_some() {
-        for launch in calls[0].iter().chain(calls[1]) {
-            let share = number(launch, "thread_instructions") / all;
-            println!("    {:32} {share:8.4}", launch["kernel"].as_str().unwrap());
+        for (call, name) in calls.iter().zip(["forward", "forward, mined", "backward, mined"]) {
+            println!("  {name}");
+            for launch in call.iter() {
+                let share = number(launch, "thread_instructions") / all;
+                println!("    {:32} {share:8.4}", launch["kernel"].as_str().unwrap());
+            }
         }
     }
     Some(cost)
@@ -276,7 +282,7 @@ fn mining_cost(
 fn mining_costs_a_small_part_of_a_pass_over_the_pairs() {
     let test = "mining_costs_a_small_part_of_a_pass_over_the_pairs";
     let (n, mining) = (5 * SIDE, Mining::Hardest(5 * SIDE / 2));
-    let cost = mining_cost(test, TileEngine::Simt, DType::F32, (n, D), mining);
+    let cost = mining_cost(test, TileEngine::Simt, DType::F32, (n, n, D), mining);
     let Some(cost) = cost else { return };
     assert!(cost.forward <= 1.15 && cost.backward <= 0.4);
 }
@@ -285,7 +291,7 @@ fn mining_costs_a_small_part_of_a_pass_over_the_pairs() {
 fn mining_of_the_matrix_costs_little_on_tensor_cores() {
     let test = "mining_of_the_matrix_costs_little_on_tensor_cores";
     let (n, mining) = (16 * SIDE, Mining::Hardest(16 * SIDE));
-    let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, D), mining);
+    let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, n, D), mining);
     let Some(cost) = cost else { return };
     assert!(cost.forward <= 1.15 && cost.launches[1] <= 26);
 }
@@ -294,12 +300,39 @@ fn mining_of_the_matrix_costs_little_on_tensor_cores() {
 fn mining_of_rows_costs_little_on_tensor_cores() {
     let test = "mining_of_rows_costs_little_on_tensor_cores";
     let (n, mining) = (16 * SIDE, Mining::HardestPerRow(16));
-    let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, D), mining);
+    let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, n, D), mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.17 && cost.launches[1] <= 14);
+    assert!(cost.forward <= 1.17 && cost.launches[1] <= 13);
+    // By a list.
+    assert!(cost.products == [1.0, 0.0] && cost.backward <= 1.4);
 }
 
-/// Any size, by hand: `METRIC_KERNELS_MINED="sm80 bf16 2048 128 rows 16"`.
+/// Many pairs are mined by a list too, but their gradient takes the products of any other: S again,
+/// dX and dY.
+fn gradient_is_dense(test: &str, mining: Mining) {
+    let size = (MANY, MANY, D);
+    let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, size, mining);
+    let Some(cost) = cost else { return };
+    assert_eq!(cost.products, [1.0, 3.0]);
+}
+
+/// Rows of which 16 pairs are more than a 64th.
+const MANY: usize = 5 * SIDE;
+
+#[test]
+fn the_gradient_of_many_of_each_row_is_dense() {
+    let mining = Mining::HardestPerRow(16);
+    gradient_is_dense("the_gradient_of_many_of_each_row_is_dense", mining);
+}
+
+#[test]
+fn the_gradient_of_many_of_the_matrix_is_dense() {
+    let mining = Mining::Hardest(16 * MANY);
+    gradient_is_dense("the_gradient_of_many_of_the_matrix_is_dense", mining);
+}
+
+/// Any size, by hand: `METRIC_KERNELS_MINED="sm80 bf16 2048 128 rows 16"`, or `512x32768` for another
+/// number of columns; with METRIC_KERNELS_PROFILE=1 kernel by kernel.
 #[test]
 #[ignore = "a figure for the notes; takes minutes"]
 fn what_mining_costs() {
@@ -308,9 +341,11 @@ fn what_mining_costs() {
     let words: Vec<&str> = asked.split(' ').collect();
     let engine = if words[0] == "simt" { TileEngine::Simt } else { TileEngine::Sm80 };
     let dtype = if words[1] == "f32" { DType::F32 } else { DType::Bf16 };
-    let [n, d, k] = [2, 3, 5].map(|i| words[i].parse().unwrap());
+    let number = |word: &str| word.parse::<usize>().unwrap();
+    let (n, m) = words[2].split_once('x').unwrap_or((words[2], words[2]));
+    let (size, k) = ((number(n), number(m), number(words[3])), number(words[5]));
     let mining = if words[4] == "rows" { Mining::HardestPerRow(k) } else { Mining::Hardest(k) };
-    mining_cost(test, engine, dtype, (n, d), mining);
+    mining_cost(test, engine, dtype, size, mining);
 }
 
 /// Bytes that a product of whole tiles reads: both operands of every tile, once along the sum.

@@ -15,6 +15,19 @@ __device__ __forceinline__ float bf16_to_f32(unsigned short bits) {
     return __uint_as_float(static_cast<unsigned>(bits) << 16);
 }
 
+// Both of a word, the lower half first.
+__device__ __forceinline__ float2 f16x2_to_f32(unsigned bits) {
+    float2 y;
+    asm("{.reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
+        : "=f"(y.x), "=f"(y.y)
+        : "r"(bits));
+    return y;
+}
+
+__device__ __forceinline__ float2 bf16x2_to_f32(unsigned bits) {
+    return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
+}
+
 // The nearest IEEE binary16, ties to even; infinite beyond its range.
 __device__ __forceinline__ unsigned short f32_to_f16(float x) {
     unsigned short bits;

@@ -43,6 +43,19 @@ __device__ __forceinline__ unsigned long long shuffle_up(unsigned long long valu
     return static_cast<unsigned long long>(high) << 32 | low;
 }
 
+// The value of lane `from`.
+__device__ __forceinline__ unsigned shuffle(unsigned value, unsigned from) {
+    unsigned other;
+    asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x1f, 0xffffffff;"
+                 : "=r"(other)
+                 : "r"(value), "r"(from));
+    return other;
+}
+
+__device__ __forceinline__ float shuffle(float value, unsigned from) {
+    return __uint_as_float(shuffle(__float_as_uint(value), from));
+}
+
 // The value of lane `from` of those side by side, `width` of them, a power of two.
 __device__ __forceinline__ unsigned shuffle(unsigned value, unsigned from, unsigned width,
                                             unsigned lanes) {

@@ -22,6 +22,41 @@ __device__ __forceinline__ float embedding(const Operand& x, long long row, unsi
     return x.factor ? value * x.factor[row] : value;
 }
 
+constexpr unsigned PIECE = 8;
+
+// PIECE elements side by side from this place on, a multiple of PIECE from the row's beginning, of
+// which `count` are there and the rest 0: in two loads at most where rows are aligned.
+__device__ __forceinline__ void load_piece(const Operand& x, long long at, unsigned count,
+                                           float (&value)[PIECE]) {
+    if (!x.aligned || count < PIECE) {
+#pragma unroll
+        for (unsigned j = 0; j < PIECE; ++j) value[j] = j < count ? element(x, at + j) : 0.0f;
+        return;
+    }
+    if (x.type == F32) {
+        const float4* from =
+            reinterpret_cast<const float4*>(static_cast<const float*>(x.data) + at);
+        const float4 first = from[0], second = from[1];
+        value[0] = first.x, value[1] = first.y, value[2] = first.z, value[3] = first.w;
+        value[4] = second.x, value[5] = second.y, value[6] = second.z, value[7] = second.w;
+        return;
+    }
+    const uint4 raw =
+        *reinterpret_cast<const uint4*>(static_cast<const unsigned short*>(x.data) + at);
+    const unsigned words[PIECE / 2] = {raw.x, raw.y, raw.z, raw.w};
+    const auto split = [&](float2 convert(unsigned)) {
+#pragma unroll
+        for (unsigned e = 0; e < PIECE; e += 2) {
+            const float2 two = convert(words[e / 2]);
+            value[e] = two.x, value[e + 1] = two.y;
+        }
+    };
+    if (x.type == F16)
+        split(ptx::f16x2_to_f32);
+    else
+        split(ptx::bf16x2_to_f32);
+}
+
 // A matrix to be written. Twin of launch::Destination.
 struct Destination {
     void* data;

@@ -24,8 +24,8 @@ use lists::Found;
 use std::num::NonZero;
 
 use super::launch::mining::{
-    Above, Aside, List, MATRIX_BITS, ROW_BITS, SEARCH_BYTES, SORT_BITS, Sample, Searches, Step,
-    sort_counters, tiles,
+    Above, Aside, List, MATRIX_BITS, ROW_BITS, RowTotals, SEARCH_BYTES, SORT_BITS, Sample,
+    Searches, Step, sort_counters, tiles,
 };
 use super::launch::{Address, Kind, Launcher, MINED, Operand, Pairs, Tile};
 use super::passes::{Embeddings, Input, Operands, Rows, Shape};
@@ -481,7 +481,7 @@ impl TopKPlan {
         let cut = layout.take::<[u8; CUT_BYTES]>(groups(shape))?;
         let way = match shape.list {
             Some(stages) => {
-                let lists = ListsPlan::plan(&mut layout, shape, kind, stages, false)?;
+                let lists = ListsPlan::plan(&mut layout, shape, kind, stages, true)?;
                 let counters = layout.take::<u32>(sort_counters(stages.mined))?;
                 Way::Lists { lists, other: ListPlan::plan(&mut layout, stages.mined)?, counters }
             }
@@ -542,7 +542,8 @@ impl TopKPlan {
                 Way::Lists { lists, other, counters } => {
                     let list = lists.sorted(None, base);
                     let (other, counters) = (other.at(base, list.count), counters.at(base));
-                    let found = Found { cuts: cut, list, positive: 0 };
+                    let totals = RowTotals::default();
+                    let found = Found { cuts: cut, list, positive: 0, totals };
                     // The lists are sorted by row and column.
                     let by: &[By] =
                         if each > 0 { &[By::Row, By::Similarity] } else { &[By::Similarity] };

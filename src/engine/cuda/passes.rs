@@ -431,9 +431,8 @@ impl ForwardPlan {
         }
         let cuts = CutsPlan::plan(layout, shape, kind, lean)?;
         let stages = shape.list;
-        let lists = stages
-            .map(|stages| ListsPlan::plan(layout, shape, kind, stages, stages.kept))
-            .transpose()?;
+        let lists =
+            stages.map(|stages| ListsPlan::plan(layout, shape, kind, stages, false)).transpose()?;
         let terms = match shape.has(LABELED) {
             true => Some(TermsPlan::plan(layout, planner, shape, kind.tile)?),
             false => None,
@@ -856,7 +855,7 @@ impl Planner {
     /// The stages by which the pairs are mined, where they are few.
     pub fn stages(&self, shape: &Shape) -> Option<Stages> {
         let bytes = mining::LIST_BYTES.min(self.bound / 8);
-        mining::stages(shape, self.tile(shape.n, shape.m), bytes)
+        mining::stages(shape, self.kind(self.tile(shape.n, shape.m)), bytes)
     }
 
     /// Plans a selection of so many pairs, of a shape without positives.

@@ -3,8 +3,8 @@
 use cudarc::driver::{CudaFunction, DeviceRepr, PushKernelArg};
 
 use super::{
-    Address, Coefficients, Groups, Kind, Launcher, Operand, Output, Pairs, THREADS, Tile, WARPS,
-    blocks, configuration,
+    Address, Coefficients, Kind, Launcher, Operand, Output, Pairs, THREADS, Tile, WARPS, blocks,
+    configuration,
 };
 use crate::Result;
 use crate::engine::cuda::kernels::MiningTileKernels;
@@ -37,6 +37,11 @@ pub(in crate::engine::cuda) struct List {
     pub column: Address,
     pub capacity: u64,
     pub count: Address,
+}
+
+impl List {
+    /// No place for a list.
+    pub const NONE: Self = Self { similarity: 0, row: 0, column: 0, capacity: 0, count: 0 };
 }
 
 /// Twin of Sample (kernels/mining.cu): which tiles a pass takes, of lines of tiles.
@@ -124,6 +129,34 @@ unsafe impl DeviceRepr for RowLists {}
 unsafe impl DeviceRepr for Guess {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Aside {}
+/// Twin of RowTotals (kernels/lists.cu): what the mined pairs of rows add up to; all 0 where that is
+/// not wanted. `poison`: as [`Aside`]'s; `scale`: one f32.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::engine::cuda) struct RowTotals {
+    pub maximum: Address,
+    pub sum: Address,
+    pub log2_sum: Address,
+    pub poison: Address,
+    pub scale: Address,
+}
+
+impl RowTotals {
+    /// From this row on.
+    pub fn starting_at(self, row: usize) -> Self {
+        let at = |address: Address| if address == 0 { 0 } else { address + 4 * row as u64 };
+        Self {
+            maximum: at(self.maximum),
+            sum: at(self.sum),
+            log2_sum: at(self.log2_sum),
+            poison: at(self.poison),
+            ..self
+        }
+    }
+}
+
+// SAFETY: as above.
+unsafe impl DeviceRepr for RowTotals {}
 /// Twin of Above (kernels/mining.cu): a cut, or 0, and a u64 that counts what it includes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -149,11 +182,9 @@ fn list_blocks(list: &List) -> usize {
 const SORT_CHUNK: usize = 2048;
 /// Threads of a row's list (kernels/row_lists.cuh).
 const ROW_LANES: u32 = 8;
-/// Threads of the one block that searches a list, and of one that sorts rows (kernels/lists.cu).
+/// Threads of the one block that searches a list, and of one that selects in rows (kernels/lists.cu).
 const SEARCH_THREADS: u32 = 1024;
-const SORT_ROWS_THREADS: u32 = 128;
-/// Threads of a block that sums a list.
-const SUM_THREADS: u32 = 128;
+const SELECT_ROWS_THREADS: u32 = 128;
 /// Bits of a digit of the sort.
 pub(in crate::engine::cuda) const SORT_BITS: u32 = 8;
 
@@ -441,7 +472,7 @@ impl Launcher<'_> {
     }
 
     /// `starts`: where the rows begin of which no more than k count, `count` + 1 u32; the last of
-    /// them is `total` (one u64), too.
+    /// them is `total` (one u64, or 0), too.
     pub unsafe fn row_starts(
         &self,
         counts: Address,
@@ -469,10 +500,12 @@ impl Launcher<'_> {
         launch!(self, function, grid, THREADS, &list, &cut, &starts, &counts, &words)
     }
 
-    /// The k hardest pairs of each of `count` rows from `first` on, sorted by column, into a list;
-    /// `cuts` get the rows' cuts. Or, with a capacity of 0, all of the pairs that
-    /// [`place_mined`](Self::place_mined) has left at `lists.words`.
-    pub unsafe fn sort_rows(
+    /// Of the k hardest pairs of each of `count` rows from `first` on: their `cuts`, what they add up
+    /// to, and they themselves, sorted by column, into a list where that has a place, rows from
+    /// `starts` on. Or, with a capacity of 0, of all of the pairs that
+    /// [`place_mined`](Self::place_mined) has left at `lists.words`, without cuts. `totals`: of the
+    /// rows from `first` on.
+    pub unsafe fn select_rows(
         &self,
         lists: RowLists,
         k: u32,
@@ -481,13 +514,15 @@ impl Launcher<'_> {
         (first, count): (u32, u32),
         to: List,
         cuts: Address,
+        totals: RowTotals,
     ) -> Result<()> {
-        let grid = (count as usize).div_ceil((SORT_ROWS_THREADS / ROW_LANES) as usize);
+        let grid = (count as usize).div_ceil((SELECT_ROWS_THREADS / ROW_LANES) as usize);
+        let function = &self.table.mining.select_rows;
         launch!(
             self,
-            &self.table.mining.sort_rows,
+            function,
             grid,
-            SORT_ROWS_THREADS,
+            SELECT_ROWS_THREADS,
             &lists,
             &k,
             &columns,
@@ -495,7 +530,8 @@ impl Launcher<'_> {
             &first,
             &count,
             &to,
-            &cuts
+            &cuts,
+            &totals
         )
     }
 
@@ -566,56 +602,25 @@ impl Launcher<'_> {
         launch!(self, function, 1, 1, &list, &above, &k, &row, &column, &lost, &searches, &cuts)
     }
 
-    /// `starts`: groups + 1 u32, of a list sorted by row or by column; groups from `first` on.
-    pub unsafe fn list_starts(
-        &self,
-        list: List,
-        by_row: bool,
-        first: u32,
-        groups: u32,
-        starts: Address,
-    ) -> Result<()> {
-        let function = &self.table.mining.list_starts;
-        let (grid, by_row) = (blocks(groups as usize + 1), i32::from(by_row));
-        launch!(self, function, grid, THREADS, &list, &by_row, &first, &groups, &starts)
+    /// `starts`: columns + 1 u32, of a list sorted by columns.
+    pub unsafe fn list_starts(&self, list: List, columns: u32, starts: Address) -> Result<()> {
+        let (function, grid) = (&self.table.mining.list_starts, blocks(columns as usize + 1));
+        launch!(self, function, grid, THREADS, &list, &columns, &starts)
     }
 
-    /// The groups of every row, of a list sorted by rows; `groups.log2_sum` may be 0.
-    pub unsafe fn list_groups(
-        &self,
-        list: List,
-        starts: Address,
-        rows: u32,
-        poison: Address,
-        scale: Address,
-        groups: Groups,
-    ) -> Result<()> {
-        launch!(
-            self,
-            &self.table.mining.list_groups,
-            (rows as usize).div_ceil((THREADS / ROW_LANES) as usize),
-            THREADS,
-            &list,
-            &starts,
-            &rows,
-            &poison,
-            &scale,
-            &groups.maximum,
-            &groups.sum,
-            &groups.log2_sum
-        )
-    }
-
-    /// Adds a list and every row's one positive to `to`, in any order. `terms`: rows terms.
+    /// A list sorted by rows with every row's one positive: rows more than `from` holds. `terms`:
+    /// rows terms; `starts`: rows + 1 u32.
     pub unsafe fn with_positives(
         &self,
         from: List,
         pairs: &Pairs,
         terms: Address,
         to: List,
+        starts: Address,
     ) -> Result<()> {
-        let grid = blocks((from.capacity as usize).max(pairs.rows as usize));
-        launch!(self, &self.table.mining.with_positives, grid, THREADS, &from, pairs, &terms, &to)
+        let grid = blocks((from.capacity as usize).max(pairs.rows as usize + 1));
+        let function = &self.table.mining.with_positives;
+        launch!(self, function, grid, THREADS, &from, pairs, &terms, &to, &starts)
     }
 
     /// `out` = factor · G·other, added to it where `accumulate`; G the weights of a list with
@@ -638,8 +643,8 @@ impl Launcher<'_> {
         launch!(
             self,
             &self.table.mining.sum_list,
-            out.rows as usize,
-            SUM_THREADS,
+            (out.rows as usize).div_ceil(WARPS),
+            THREADS,
             &list,
             &starts,
             &by_row,

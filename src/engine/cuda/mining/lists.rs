@@ -14,13 +14,15 @@
 //! column; the hardest of the whole matrix are dealt to their rows first.
 //!
 //! Where each row has its own cut, rows are mined in panels if the candidates would be too many for
-//! all; the mined pairs are not kept then, and the gradient is computed from the cuts.
+//! all; the mined pairs are not kept then, and the gradient is computed from the cuts. So it is where
+//! the mined pairs are many: one in a list costs as much as dozens in a dense product.
 
 use super::super::launch::mining::{
-    Above, Aside, Guess, List, RowLists, Sample, Values, sort_counters, tiles,
+    Above, Aside, Guess, List, RowLists, RowTotals, Sample, Values, sort_counters, tiles,
 };
 use super::super::launch::{
-    Address, Coefficients, Groups, Kind, LABELED, Launcher, Operand, Output, Pairs, Tile,
+    Address, Arithmetic, Coefficients, Groups, Kind, LABELED, Launcher, Operand, Output, Pairs,
+    Tile,
 };
 use super::super::passes::Shape;
 use super::super::workspace::{Layout, Region};
@@ -65,7 +67,7 @@ fn at_most(k: usize, share: f64) -> usize {
     ((expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize).min(k)
 }
 
-/// The same of a row, of which a wrong guess costs less: so many or more in one case of a million, and
+/// The same of a row, of which a wrong guess costs less: so many or more in one case of 100,000, and
 /// no margin. A Chernoff bound on a binomial tail, and what its first term is short of it.
 fn at_most_of_row(k: usize, share: f64) -> usize {
     let pairs = k as f64;
@@ -75,7 +77,7 @@ fn at_most_of_row(k: usize, share: f64) -> usize {
         let distance = part * (part / share).ln() + rest * (rest / (1.0 - share)).ln();
         let first = (std::f64::consts::TAU * pairs * part * rest).sqrt();
         let ratio = rest * share / (part * (1.0 - share));
-        (-pairs * distance).exp() <= 1e-6 * first * (1.0 - ratio)
+        (-pairs * distance).exp() <= 1e-5 * first * (1.0 - ratio)
     };
     // Nothing is rarer than all.
     let (mut few, mut many) = ((pairs * share) as usize, k);
@@ -89,6 +91,11 @@ fn at_most_of_row(k: usize, share: f64) -> usize {
 /// How many elements more than its rank a guess may include of a sample.
 fn slack(rank: usize) -> usize {
     rank / 4
+}
+
+/// The same of a row's, whose every candidate costs.
+fn row_slack(rank: usize) -> usize {
+    slack(rank).min(16 + rank / 16)
 }
 
 /// The share of pairs that lie above a cut which a share of the largest of four lie above.
@@ -107,16 +114,27 @@ const ROW_COSTS: (f64, f64) = (6.0, 60.0);
 const MATRIX_COSTS: (f64, f64) = (30.0, 150.0);
 
 /// How few pairs are mined, with lists of so many bytes at most; `None` where there is no mining, or
-/// of too many pairs.
-pub(in super::super) fn stages(shape: &Shape, tile: Tile, list_bytes: usize) -> Option<Stages> {
+/// of too many pairs. Of many pairs lists tell the cuts and the groups, and the gradient is dense.
+pub(in super::super) fn stages(shape: &Shape, kind: Kind, list_bytes: usize) -> Option<Stages> {
     let stages = match shape.mining {
         Mining::All => None,
-        Mining::Hardest(k) => of_matrix(shape, tile, k, list_bytes),
-        Mining::HardestPerRow(k) => of_rows(shape, tile, k, list_bytes),
+        Mining::Hardest(k) => of_matrix(shape, kind.tile, k, list_bytes),
+        Mining::HardestPerRow(k) => of_rows(shape, kind.tile, k, list_bytes),
     }?;
+    let most = shape.n.saturating_mul(shape.m) / dense_pairs(kind.arithmetic);
     // With labels, the gradient has positives too many for a list.
-    let kept = stages.rows == shape.n && shape.flags & LABELED == 0;
+    let kept = stages.rows == shape.n && stages.mined <= most && shape.flags & LABELED == 0;
     Some(Stages { kept, ..stages })
+}
+
+/// How many pairs the products of a dense gradient take in the time that a listed pair's rows are
+/// gathered in, for dX and for dY: about; between what bytes say and what instructions say
+/// (kernels/NOTES.md).
+fn dense_pairs(arithmetic: Arithmetic) -> usize {
+    match arithmetic {
+        Arithmetic::F32 => 16,
+        Arithmetic::F16 | Arithmetic::Bf16 => 64,
+    }
 }
 
 fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Stages> {
@@ -128,7 +146,7 @@ fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Sta
         let (width, share) = (taken * side, taken as f64 / line as f64);
         // Pairs are missing only if so many of the first k - 1 are in the sample.
         let rank = at_most_of_row(k - 1, share).max(1);
-        let part = |each: usize| (rank + slack(rank) / 2) as f64 / (width / each) as f64;
+        let part = |each: usize| (rank + row_slack(rank) / 2) as f64 / (width / each) as f64;
         // Where most fours are above the cut, they say little.
         let by_fours = part(4) < 0.5;
         let above = if by_fours { share_of_fours(part(4)) } else { part(1) };
@@ -144,9 +162,8 @@ fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Sta
     let sample = Sample::new(line, stride, 0);
     let taken = sample.taken();
     let (rank, by_fours, expected) = guess(taken);
-    let capacity = (likely(expected, rank) as usize).max(k.checked_add(side)?).min(m / 2);
-    // So not for ranks of hundreds: a gradient from lists that long costs more than the dense one.
-    if capacity < k + side || (capacity as f64) < 1.5 * expected {
+    let capacity = (likely(expected, rank) as usize).max(k.checked_add(side)?);
+    if capacity > m / 2 {
         return None;
     }
     // Rows whose candidates there is room for.
@@ -267,7 +284,7 @@ pub(in super::super) struct ListsPlan {
     zeros: Region,
     lost: Region,
     starts: Region,
-    /// The result, where it is not kept.
+    /// The result, where it is one.
     sorted: Option<SavedList>,
 }
 
@@ -293,13 +310,13 @@ pub(in super::super) struct Targets {
 }
 
 impl ListsPlan {
-    /// `kept`: whether the result goes where [`SavedList`] says.
+    /// `sorted`: whether the sorted list is a result of its own, and not at most for [`SavedList`].
     pub fn plan(
         layout: &mut Layout,
         shape: &Shape,
         kind: Kind,
         stages: Stages,
-        kept: bool,
+        sorted: bool,
     ) -> Result<Self> {
         let side = kind.tile.side();
         let (rows, sampled) = (stages.rows.next_multiple_of(side), stages.sample.taken() * side);
@@ -311,7 +328,7 @@ impl ListsPlan {
             let words = layout.take::<u64>(stages.mined)?;
             (side * sampled, Candidates::Matrix { list, words }, 1)
         };
-        let sorted = if kept { None } else { Some(SavedList::plan(layout, stages)?) };
+        let sorted = sorted.then(|| SavedList::plan(layout, stages)).transpose()?;
         Ok(Self {
             kind,
             stages,
@@ -325,16 +342,16 @@ impl ListsPlan {
         })
     }
 
-    /// The list of the result; `saved`: where it is if it is kept.
+    /// The list of the result, if it is wanted; `saved`: where it is kept.
     pub(super) fn sorted(&self, saved: Option<(&SavedList, Address)>, base: Address) -> List {
         match (saved, &self.sorted) {
             (_, Some(sorted)) => sorted.at(base),
             (Some((saved, at)), None) => saved.at(at),
-            (None, None) => unreachable!("a result is kept somewhere"),
+            (None, None) => List::NONE,
         }
     }
 
-    /// Mines: the cuts, the sorted list, the groups of the rows.
+    /// Mines: the cuts, the groups of the rows, and the sorted list where it is wanted.
     ///
     /// # Safety
     /// As for [`super::super::passes::Pass`]; `pairs` with the key ranges of the cuts' tile, `scale`
@@ -354,23 +371,11 @@ impl ListsPlan {
         base: Address,
     ) -> Result<()> {
         let list = self.sorted(saved.map(|saved| (saved, to.saved)), base);
-        let found = Found { cuts: to.cuts, list, positive: to.positive };
-        let (poison, starts) = (self.poison(base), self.starts.at(base));
-        // SAFETY: regions of the plans are as large as their sizes say; every kernel reads what one
-        // before it wrote.
-        unsafe {
-            self.mine(launch, shape, x, y, pairs, cuts, found, base, |(first, end)| {
-                let (count, offset) = ((end - first) as u32, first as u64 * 4);
-                let Groups { maximum, sum, log2_sum, .. } = to.rows;
-                let groups = Groups {
-                    maximum: maximum + offset,
-                    sum: sum + offset,
-                    log2_sum: if log2_sum == 0 { 0 } else { log2_sum + offset },
-                    ..to.rows
-                };
-                launch.list_groups(list, starts, count, poison + offset, scale, groups)
-            })
-        }
+        let Groups { maximum, sum, log2_sum, .. } = to.rows;
+        let totals = RowTotals { maximum, sum, log2_sum, poison: self.poison(base), scale };
+        let found = Found { cuts: to.cuts, list, positive: to.positive, totals };
+        // SAFETY: the caller's.
+        unsafe { self.mine(launch, shape, x, y, pairs, cuts, found, base, |_| Ok(())) }
     }
 
     fn poison(&self, base: Address) -> Address {
@@ -417,16 +422,21 @@ impl ListsPlan {
                         let counts = counts + 4 * first as u64;
                         let lists =
                             RowLists { words: words.at(base), counts, capacity: capacity as u32 };
-                        let slack = slack(rank) as u32;
+                        let slack = row_slack(rank) as u32;
                         launch.sample(kind, x, y, depth, pairs, rows, sample, values, aside)?;
                         launch.guess_rows(guess, slack, rows.0, count, lists, to.cuts)?;
                         launch.collect_rows(kind, x, y, depth, pairs, rows, rest, lists, aside)?;
                         let k = k as u32;
                         launch
                             .repeat_rows(kind, x, y, depth, pairs, rows, k, lists, lost, to.cuts)?;
-                        launch.row_starts(counts, count, k, starts, to.list.count)?;
-                        let rows = (rows.0, count);
-                        launch.sort_rows(lists, k, m as u32, starts, rows, to.list, to.cuts)?;
+                        let starts = if to.list.count != 0 { starts } else { 0 };
+                        if starts != 0 {
+                            launch.row_starts(counts, count, k, starts, to.list.count)?;
+                        }
+                        let (rows, totals) = ((rows.0, count), to.totals.starting_at(first));
+                        let (columns, cuts) = (m as u32, to.cuts);
+                        launch
+                            .select_rows(lists, k, columns, starts, rows, to.list, cuts, totals)?;
                         then((first, end))?;
                     }
                     return Ok(());
@@ -463,7 +473,7 @@ impl ListsPlan {
             launch.row_starts(counts, n as u32, u32::MAX, starts, to.list.count)?;
             launch.place_mined(list, to.cuts, starts, counts, words)?;
             let dealt = RowLists { words, counts, capacity: 0 };
-            launch.sort_rows(dealt, 0, m as u32, starts, rows, to.list, 0)?;
+            launch.select_rows(dealt, 0, m as u32, starts, rows, to.list, 0, to.totals)?;
             then((0, n))
         }
     }
@@ -476,13 +486,14 @@ pub(super) struct Found {
     pub list: List,
     /// n f32, as [`Launcher::stats`] leaves them; or 0.
     pub positive: Address,
+    pub totals: RowTotals,
 }
 
 /// Where the gradient keeps its lists: the mined pairs and every row's one positive.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct GradientPlan {
-    /// Two to sort by way of; sorted by row; sorted by column.
-    lists: [ListPlan; 4],
+    /// Sorted by row; sorted by column; one to sort by way of.
+    lists: [ListPlan; 3],
     count: Region,
     counters: Region,
     row_starts: Region,
@@ -504,7 +515,7 @@ impl GradientPlan {
         let length = stages.mined + shape.n;
         let mut list = || ListPlan::plan(layout, length);
         Ok(Self {
-            lists: [list()?, list()?, list()?, list()?],
+            lists: [list()?, list()?, list()?],
             count: layout.take::<u64>(1)?,
             counters: layout.take::<u32>(sort_counters(length))?,
             row_starts: layout.take::<u32>(shape.n + 1)?,
@@ -534,16 +545,11 @@ impl GradientPlan {
     ) -> Result<()> {
         let Shape { n, m, .. } = *shape;
         let Weights { terms, coefficients, scale, factor } = weights;
-        let [one, other, rows, columns] = self.lists.map(|list| list.at(base, self.count.at(base)));
-        let counters = self.counters.at(base);
+        let [rows, columns, other] = self.lists.map(|list| list.at(base, self.count.at(base)));
         let (row_starts, column_starts) = (self.row_starts.at(base), self.column_starts.at(base));
         // SAFETY: as in `ListsPlan::run`.
         unsafe {
-            launch.clear_words(one.count, 2)?;
-            launch.with_positives(saved, pairs, terms, one)?;
-            let steps = sort_steps(&[By::Row, By::Column], n, m);
-            sort(launch, one, [other, one], rows, steps, counters)?;
-            launch.list_starts(rows, true, 0, n as u32, row_starts)?;
+            launch.with_positives(saved, pairs, terms, rows, row_starts)?;
             if moment != 0 {
                 let moments = self.moments.at(base);
                 launch.list_moments(rows, row_starts, pairs, coefficients, scale, moments)?;
@@ -564,9 +570,12 @@ impl GradientPlan {
                 )?;
             }
             if to_y.is_some() || (shape.shared && to_x.is_some()) {
-                let steps = sort_steps(&[By::Column], n, m);
-                sort(launch, rows, [one, other], columns, steps, counters)?;
-                launch.list_starts(columns, false, 0, m as u32, column_starts)?;
+                let steps = || sort_steps(&[By::Column], n, m);
+                // To and fro, so that the last goes where it is to go.
+                let way =
+                    if steps().count() % 2 == 0 { [other, columns] } else { [columns, other] };
+                sort(launch, rows, way, columns, steps(), self.counters.at(base))?;
+                launch.list_starts(columns, m as u32, column_starts)?;
             }
             // Of a shared set, what its rows are as candidates comes on top.
             let out = if shape.shared { to_x } else { to_y };
@@ -630,7 +639,8 @@ mod tests {
 
     #[test]
     fn lists_are_kept_of_few_pairs() {
-        let of = |n, m, mining| stages(&shape(n, m, mining), Tile::Large, LIST_BYTES);
+        let kind = |tile| Kind { arithmetic: Arithmetic::Bf16, tile };
+        let of = |n, m, mining| stages(&shape(n, m, mining), kind(Tile::Large), LIST_BYTES);
         assert_eq!(of(8192, 8192, Mining::All), None);
         // A tenth of all pairs is too much for a list.
         assert_eq!(of(8192, 8192, Mining::Hardest(8192 * 819)), None);
@@ -641,9 +651,17 @@ mod tests {
         let all = sample.taken() + middle.unwrap().0.taken() + rest.taken();
         assert_eq!(all, 128 * 128, "{parts:?}");
         // The size of the test of three parts in tests/cuda_mining.rs.
-        let parts = stages(&shape(500, 490, Mining::Hardest(20)), Tile::Small, LIST_BYTES).unwrap();
+        let parts = stages(&shape(500, 490, Mining::Hardest(20)), kind(Tile::Small), LIST_BYTES);
+        let parts = parts.unwrap();
         assert!(parts.middle.is_some(), "{parts:?}");
         assert!(of(8192, 8192, Mining::HardestPerRow(16)).is_some());
+        // The gradient of many is dense: of a 64th of all pairs on tensor cores.
+        let kept = |mining| of(4096, 4096, mining).unwrap().kept;
+        assert!(kept(Mining::Hardest(64 * 4096)) && !kept(Mining::Hardest(100 * 4096)));
+        assert!(kept(Mining::HardestPerRow(64)) && !kept(Mining::HardestPerRow(65)));
+        let full = Kind { arithmetic: Arithmetic::F32, tile: Tile::Large };
+        let some = shape(4096, 4096, Mining::HardestPerRow(65));
+        assert!(stages(&some, full, LIST_BYTES).unwrap().kept);
         let panels = of(1 << 20, 1 << 20, Mining::HardestPerRow(1024)).unwrap();
         assert!(!panels.kept && panels.rows.is_multiple_of(128), "{panels:?}");
         assert_eq!(of(8192, 8192, Mining::HardestPerRow(4096)), None);
@@ -681,7 +699,7 @@ mod tests {
                 bin += 1;
             }
             high -= (bin as u32) << shift;
-            if above + bins[bin] <= rank + slack(rank) || shift == 0 {
+            if above + bins[bin] <= rank + row_slack(rank) || shift == 0 {
                 break;
             }
             shift -= shift.min(6);
@@ -696,7 +714,8 @@ mod tests {
         const N: usize = 16_384;
         const D: usize = 16;
         let (side, k) = (Tile::Large.side(), 16);
-        let stages = stages(&shape(N, N, Mining::HardestPerRow(k)), Tile::Large, LIST_BYTES);
+        let kind = Kind { arithmetic: Arithmetic::Bf16, tile: Tile::Large };
+        let stages = stages(&shape(N, N, Mining::HardestPerRow(k)), kind, LIST_BYTES);
         let stages = stages.unwrap();
         println!("{stages:?}");
         let mut state = 1u64;
