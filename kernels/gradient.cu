@@ -276,7 +276,7 @@ WEIGHTS_SM80(sm80_f16, tile::Half)
 WEIGHTS_SM80(sm80_bf16, tile::Brain)
 
 #define JOIN(NAME, ELEMENT)                                                                       \
-    extern "C" __global__ void __launch_bounds__(JOIN_THREADS) join_##NAME(                                \
+    extern "C" __global__ void __launch_bounds__(JOIN_THREADS, 16) join_##NAME(                   \
         Panel panel, unsigned side, const Level* share_levels, const uint2* bands,                \
         const ShareFactors* factors, const float* maximum, const float* unit) {                   \
         join<ELEMENT>(panel, side, share_levels, bands, factors, maximum, unit);                  \
