@@ -461,7 +461,7 @@ pub fn easy_and_hard_classes_side_by_side<H: Harness>(h: &mut H) {
         for (hard, scale) in [(0b0010010u32, 20.0), (0, 20.0), (0, 60.0), (!0, 20.0)] {
             let mut problem = Problem::new(loss, scale, (n, m, d)).with_labels(&rows, &columns);
             Random::new(22).embeddings(&mut problem);
-            let mut near = |data: &mut [f32], classes: &[u32], hard: u32| {
+            let near = |data: &mut [f32], classes: &[u32], hard: u32| {
                 for (row, &class) in data.chunks_exact_mut(d).zip(classes) {
                     row.iter_mut().for_each(|value| *value *= 0.1);
                     row[class as usize] += if hard >> class & 1 == 1 { -1.0 } else { 1.0 };
