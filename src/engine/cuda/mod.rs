@@ -14,13 +14,14 @@
 //! those of the whole matrix, on tensor cores and without mining; four otherwise. Labels cost the
 //! same in any order: rows and columns are sorted by label on the device, so that positives lie near
 //! the diagonal, and gradients put back. With b the share of the similarity matrix's tiles that hold
-//! positives (about the size of a class over the batch), three products become 3 + 3·b, and four
-//! 4 + b: up to 8,192 rows, above 3 + 4·b.
+//! positives (about the size of a class over the batch), three products become 3 + b up to 8,192
+//! rows, 3 + 4·b above, and four 4 + b.
 //!
 //! # Mining
 //! Few mined pairs are a list, collected in the one pass over the n·m pairs that a loss makes anyway;
-//! their gradient costs their number times d, with no pass at all, unless labels say what is positive
-//! or the rows of [`Mining::HardestPerRow`] had to be mined some at a time. A sample of the pairs tells
+//! their gradient costs their number times d, with no pass at all, unless they are more than a 64th of
+//! all pairs (a 16th without tensor cores), labels say what is positive, or the rows of
+//! [`Mining::HardestPerRow`] had to be mined some at a time. A sample of the pairs tells
 //! a threshold that the mined ones lie above in all likelihood. Few means at most a 32nd of all pairs,
 //! or candidates for at most half of each row, and 192 MiB of them (of some rows at a time, where each
 //! row is mined for itself).
