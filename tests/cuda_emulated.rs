@@ -62,8 +62,8 @@ fn small_shapes_in_every_order() {
     let failed = std::thread::scope(|scope| {
         let every_seed = |landing| {
             (1..=4).filter_map(move |seed: usize| {
-                // For one multiprocessor the engine chooses large tiles: every other time.
-                let count = 2 + seed % 2;
+                // For one multiprocessor the engine chooses large tiles: once.
+                let count = 2 + usize::from(seed == 1);
                 let seed = seed.to_string();
                 let settings = [
                     ("CUDA_EMULATOR_SEED", &*seed),
