@@ -282,5 +282,5 @@ WEIGHTS_SM80(sm80_bf16, tile::Brain)
         join<ELEMENT>(panel, side, share_levels, bands, factors, maximum, unit);                  \
     }
 
-JOIN(sm80_f16, tile::Half)
-JOIN(sm80_bf16, tile::Brain)
+JOIN(f16, tile::Half)
+JOIN(bf16, tile::Brain)

@@ -173,15 +173,14 @@ impl Kernels {
         let (rows, stats, gradient, product) =
             (module("rows")?, module("stats")?, module("gradient")?, module("product")?);
         let mining = module("mining")?;
-        let of_sm80 = |what: &str, name: &str| {
-            let name = format!("{what}_{name}");
-            name.contains("sm80").then(|| gradient.load_function(&name)).transpose()
+        let of_sm80 = |name: &str, kernel: String| {
+            name.starts_with("sm80").then(|| gradient.load_function(&kernel)).transpose()
         };
         let tile = |name: &str| -> Result<TileKernels> {
             Ok(TileKernels {
                 stats: stats.load_function(&format!("stats_{name}"))?,
                 weights: gradient.load_function(&format!("weights_{name}"))?,
-                exponentials: of_sm80("exponentials", name)?,
+                exponentials: of_sm80(name, format!("exponentials_{name}"))?,
                 mining: MiningTileKernels {
                     count_matrix: mining.load_function(&format!("count_matrix_{name}"))?,
                     count_rows: mining.load_function(&format!("count_rows_{name}"))?,
@@ -195,12 +194,12 @@ impl Kernels {
                 columns_columns: product.load_function(&format!("columns_columns_{name}"))?,
             })
         };
-        let arithmetic = |name: &str| -> Result<ArithmeticKernels> {
+        let arithmetic = |name: &str, element: &str| -> Result<ArithmeticKernels> {
             Ok(ArithmeticKernels {
                 large: tile(&format!("{name}128"))?,
                 small: tile(&format!("{name}32"))?,
                 terms: stats.load_function(&format!("terms_{name}32"))?,
-                join: of_sm80("join", name.trim_end_matches('_'))?,
+                join: of_sm80(name, format!("join_{element}"))?,
             })
         };
         let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
@@ -208,9 +207,9 @@ impl Kernels {
             context: context.clone(),
             device: context.name()?,
             multiprocessors: usize::try_from(context.attribute(count)?).unwrap_or(1).max(1),
-            simt: arithmetic("simt")?,
-            sm80_f16: arithmetic("sm80_f16_")?,
-            sm80_bf16: arithmetic("sm80_bf16_")?,
+            simt: arithmetic("simt", "f32")?,
+            sm80_f16: arithmetic("sm80_f16_", "f16")?,
+            sm80_bf16: arithmetic("sm80_bf16_", "bf16")?,
             rows: RowKernels {
                 scalar: rows.load_function("scalar")?,
                 normalize: rows.load_function("normalize")?,
