@@ -14,13 +14,23 @@ mod worker;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
 use process::{Process, Trouble};
 use table::{Difference, Row};
+
+/// How long everything rests before either side's turn: threads of OpenMP, which torch computes on,
+/// spin for milliseconds after their work, and would take a core from whoever is next.
+const REST: Duration = Duration::from_millis(50);
+
+/// Seconds of steps that a turn has at least, as the slower side goes. Threads that have slept are
+/// often woken on one processor, and it takes the system some 20 ms to move one of them: that is not
+/// what a step among others of a training run costs.
+const TURN: f64 = 0.2;
 
 /// Times metric-kernels and its peers in turn, and prints one table.
 #[derive(Parser)]
@@ -283,12 +293,12 @@ impl Session<'_> {
         let difference = self.difference(&mut ours, &mut theirs)?;
         difference.check(&name(self.options.dtype)).map_err(Trouble::Failed)?;
 
-        // Steps of a round: enough for the clock, as the slower side goes.
         let first = ours.number("step 1", "seconds")?.max(theirs.number("step 1", "seconds")?);
-        let steps = (0.02 / first.max(1e-6)).ceil().clamp(1.0, 200.0);
+        let steps = (TURN / first.max(1e-6)).ceil().clamp(1.0, 2000.0);
         let command = format!("step {steps}");
         theirs.number(&command, "seconds")?;
         let step = |process: &mut Process| -> Result<(f64, f64), Trouble> {
+            thread::sleep(REST);
             let answer = process.ask(&command)?;
             let number = |key: &str| answer[key].as_f64().unwrap_or(f64::NAN);
             Ok((number("seconds"), number("processor")))
@@ -302,6 +312,7 @@ impl Session<'_> {
             times.push((a.0, b.0));
             processor.push((a.1, b.1));
             bare.push(theirs.number(&products, "seconds")?);
+            thread::sleep(REST);
             peak.extend(ours.ask("peak")?["flop_rate"].as_f64().map(|rate| flop / rate));
         }
         let label = text(&theirs.ready["ready"]);
@@ -364,7 +375,7 @@ impl Found {
         let mut text = format!(
             "Loss and both gradients, {}, scale {}. {machine}. metric-kernels {version} ({}), \
              Python {python}, {date}.\n\nTimes and memory (beyond inputs and gradients): medians of \
-             interleaved rounds, one step each. Ratio: the peer's time over ours, median and \
+             interleaved rounds, {TURN} s of steps each. Ratio: the peer's time over ours, median and \
              smallest of the rounds. Products alone: the peer's time over that of the three matrix \
              products of a step by the peer's own library, in the same rounds; a step that did \
              nothing else, as fast, would have that ratio. At peak: the same of a step whose three \

@@ -3,6 +3,7 @@
 mod mining;
 mod pairs;
 mod passes;
+mod pool;
 mod product;
 mod row;
 mod rows;

@@ -10,13 +10,14 @@
 
 use rayon::prelude::*;
 
+use super::pool;
 use super::product::{Block, product_in_tiles};
 use super::row;
 use super::rows::Rows;
 use crate::matrix::{Host, MatrixMut};
 
 /// What happens to a row of similarities.
-pub(super) trait Pass: Sync {
+pub(super) trait Pass: Send + Sync {
     /// What is kept of a row.
     type Row: Clone + Send + Sync;
 
@@ -48,6 +49,9 @@ const USUAL_ROWS: usize = 256;
 /// Panel elements beyond which a panel has fewer rows: 64 MiB.
 const PANEL_ELEMENTS: usize = 1 << 24;
 
+/// Flop of a product that takes less than a millisecond.
+const BRIEF: f64 = 1e8;
+
 /// Between an eighth and a sixteenth of the rows, within the limits above.
 fn panel_rows(n: usize, m: usize) -> usize {
     let rows = (n / 8).clamp(128, USUAL_ROWS).max(n / 16).next_multiple_of(8).min(MOST_ROWS);
@@ -76,6 +80,19 @@ fn gradient_tile(d: usize) -> (usize, usize) {
 /// Runs `pass` over every row of X·Yᵀ; writes G·Y to `dx` and Gᵀ·X to `dy` where asked. `panel` is
 /// scratch, kept by the caller for the next call.
 pub(super) fn sweep<P: Pass>(
+    x: &Rows<'_>,
+    y: &Rows<'_>,
+    panel: &mut Vec<f32>,
+    pass: &mut P,
+    dx: Option<&mut MatrixMut<'_, Host, f32>>,
+    dy: Option<&mut MatrixMut<'_, Host, f32>>,
+) -> Vec<P::Row> {
+    // Flop of one product; in f64, since usize may have 32 bits.
+    let flop = 2.0 * x.n as f64 * y.n as f64 * x.d as f64;
+    pool::in_pool(flop < BRIEF, || by_panels(x, y, panel, pass, dx, dy))
+}
+
+fn by_panels<P: Pass>(
     x: &Rows<'_>,
     y: &Rows<'_>,
     panel: &mut Vec<f32>,
