@@ -30,7 +30,7 @@ const REST: Duration = Duration::from_millis(50);
 /// Seconds of steps that a turn has at least, as the slower side goes. Threads that have slept are
 /// often woken on one processor, and it takes the system some 20 ms to move one of them: that is not
 /// what a step among others of a training run costs.
-const TURN: f64 = 0.2;
+const TURN: f64 = 1.0;
 
 /// Times metric-kernels and its peers in turn, and prints one table.
 #[derive(Parser)]
