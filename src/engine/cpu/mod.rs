@@ -29,14 +29,17 @@ use crate::matrix::{Host, Matrix, MatrixMut, Scalar};
 use crate::ops::{TopKMut, check_dimension, check_shape, pairs_of_top_k};
 use crate::{DType, Element, Error, Result};
 
-/// Performs the passes on the CPU: rayon's current thread pool, products by the `gemm` crate.
+/// Performs the passes on the CPU: rayon's current thread pool, products of its own with AVX-512 and
+/// by the `gemm` crate elsewhere.
+///
+/// While a pass of more than about a millisecond is under way, the pool's other threads look for
+/// shares of it without going to sleep, for up to 10 ms each time they find none.
 ///
 /// Besides inputs and outputs it holds `f32` copies of embeddings that are not `f32` already, O(n)
 /// statistics, and a panel of at most 512 rows of S (64 MiB, or 8 rows where those take more).
 /// Mining adds a list of pairs no larger than the embeddings, or 512 KiB of counts a thread where
-/// the set is larger. Results do not depend on the number of threads. An embedding that is not
-/// finite makes the loss
-/// and every gradient NaN.
+/// the set is larger. Results do not depend on the number of threads. An embedding that is not finite
+/// makes the loss and every gradient NaN.
 #[derive(Debug, Default)]
 pub struct CpuEngine {
     /// Scratch of [`sweep`], kept from call to call.
