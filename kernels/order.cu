@@ -141,20 +141,42 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (i < count) to[i] = from[order[i]];
 }
 
+// How many of the sorted keys, of which those from `high` on are not below this one and those up to
+// `low` are, are below it.
+__device__ __forceinline__ unsigned keys_below(const unsigned* sorted, unsigned low, unsigned high,
+                                               unsigned key) {
+    while (low < high) {
+        const unsigned middle = low + (high - low) / 2;
+        if (sorted[middle] < key)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 // starts[k] = how many of the sorted keys are below k: groups + 1. Grid: ceil((groups + 1) / 256).
 extern "C" __global__ void __launch_bounds__(THREADS)
     key_starts(const unsigned* sorted, unsigned count, unsigned groups, unsigned* starts) {
     const long long group = thread_index();
     if (group > groups) return;
-    unsigned low = 0, high = count;
-    while (low < high) {
-        const unsigned middle = low + (high - low) / 2;
-        if (sorted[middle] < group)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    starts[group] = low;
+    starts[group] = keys_below(sorted, 0, count, group);
+}
+
+// matches[i] = where the keys equal to that of row i begin and end among `others` sorted ones.
+// Grid: ceil(count / 256).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    key_matches(const unsigned* keys, unsigned count, const unsigned* sorted, unsigned others,
+                uint2* matches) {
+    const long long i = thread_index();
+    if (i >= count) return;
+    const unsigned key = keys[i];
+    const unsigned first = keys_below(sorted, 0, others, key);
+    unsigned end = first;
+    // Of the keys from there on; there is none above the largest of all.
+    if (first < others && sorted[first] == key)
+        end = key == 0xffffffffu ? others : keys_below(sorted, first + 1, others, key + 1);
+    matches[i] = make_uint2(first, end);
 }
 
 // The tiles that may match: bands[i] = the first and the end of those of `others` tiles whose range

@@ -32,6 +32,8 @@ struct Pairs {
     const unsigned* column_labels;   // columns
     const unsigned* row_ids;         // rows
     const unsigned* column_ids;      // columns
+    const uint2* row_matches;        // rows: first and end of the columns of a row's label, where
+                                     // labels lie in order; else null
     const uint2* row_label_ranges;   // ceil(rows / SIDE)
     const uint2* column_label_ranges;
     const uint2* row_id_ranges;
@@ -208,6 +210,37 @@ struct Cells {
         }
     }
 
+    // The same in kernels that may know where the columns of a row's label begin and end.
+    __device__ __forceinline__ void find(const Pairs& pairs, unsigned i0, unsigned j0) {
+        if (!pairs.row_matches || pairs.flags & IDS) return classify(pairs, i0, j0);
+        negative.clear();
+        positive.clear();
+        if (all_positive<Tile>(pairs, i0, j0)) {
+            positive.fill();
+            return;
+        }
+        i0 = ptx::opaque(i0);
+        unsigned inside = 0;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; c += 4)
+            inside |= ((1u << before(pairs.columns, j0 + Tile::column(c))) - 1) << c;
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r) {
+            const unsigned row = i0 + Tile::row(r);
+            if (row >= pairs.rows) continue;
+            const uint2 match = pairs.row_matches[row];
+            unsigned matches = 0, self = 0;
+#pragma unroll
+            for (int c = 0; c < Tile::COLUMNS; c += 4) {
+                const unsigned j = j0 + Tile::column(c);
+                matches |= ((1u << before(match.y, j)) - (1u << before(match.x, j))) << c;
+                if (pairs.flags & SHARED) self |= at(row, j) << c;
+            }
+            positive.put_row(r, matches & ~self);
+            negative.put_row(r, inside & ~(matches | self));
+        }
+    }
+
     // Takes the negatives below their cuts away, where pairs are mined.
     __device__ __forceinline__ void mine(const Tile& tile, const Pairs& pairs, unsigned i0,
                                          unsigned j0) {
@@ -238,6 +271,10 @@ private:
 #pragma unroll
         for (int e = 0; e < 4; ++e) bits |= static_cast<unsigned>(keys[e] == key) << e;
         return bits;
+    }
+    // How many of the four columns from j on lie before this one.
+    __device__ __forceinline__ static unsigned before(unsigned column, unsigned j) {
+        return min(max(static_cast<int>(column - j), 0), 4);
     }
     // Of four columns from j on, this one.
     __device__ __forceinline__ static unsigned at(unsigned column, unsigned j) {

@@ -16,7 +16,7 @@ __device__ __forceinline__ float weigh(Tile& tile, const Pairs& pairs, unsigned 
     Cells<Tile> cells;
     const bool plain = all_negative<Tile>(pairs, i0, j0);
     if (!plain) {
-        cells.classify(pairs, i0, j0);
+        cells.find(pairs, i0, j0);
         cells.mine(tile, pairs, i0, j0);
         if (pairs.flags & POSITIVES) cells.negative.clear();
     }

@@ -5,8 +5,8 @@
 //! merged in a fixed order: the same call gives the same bits.
 
 use super::launch::{
-    Address, Arithmetic, Band, Coefficients, Destination, Groups, IDS, INDEXED, Kind, LABELED,
-    LEVEL_BYTES, Launcher, Levels, Matches, Mix, Operand, Output, POSITIVES, Pairs, Panel,
+    Address, Arithmetic, Band, Coefficients, Destination, Groups, IDS, INDEXED, Kept, Kind,
+    LABELED, LEVEL_BYTES, Launcher, Levels, Matches, Mix, Operand, Output, POSITIVES, Pairs, Panel,
     Prepared, Product, Ranges, SHARE_FACTOR_BYTES, Splits, Sums, TERMS_BYTES, TOTALS_BYTES, Tile,
     TileSums, Walk, weight_blocks,
 };
@@ -24,6 +24,9 @@ const PANEL_BYTES: usize = 128 << 20;
 
 /// Rows that one block of a summing kernel takes, unless there are very many.
 const CHUNK: usize = 1024;
+
+/// Bytes of the similarities that are kept of positives, at most.
+const KEPT_BYTES: usize = 32 << 20;
 
 /// Rows and columns from which on the bands of labels are of large tiles.
 const LARGE_BANDS: usize = 8192;
@@ -391,6 +394,8 @@ pub(super) struct ForwardPlan {
     cuts: Option<CutsPlan>,
     lists: Option<ListsPlan>,
     positive: Region,
+    /// Similarities of the positives of labels, of one pass for the next.
+    kept: Option<Region>,
     terms: Option<TermsPlan>,
     totals: Region,
 }
@@ -437,11 +442,16 @@ impl ForwardPlan {
             true => Some(TermsPlan::plan(layout, planner, shape, kind.tile)?),
             false => None,
         };
+        let size = n * Kept::WIDTH as usize;
+        let kept = (shape.sorted() && !lean && size * size_of::<f32>() <= KEPT_BYTES)
+            .then(|| layout.take::<f32>(size))
+            .transpose()?;
         Ok(Self {
             groups,
             ranges,
             cuts,
             lists,
+            kept,
             positive: layout.take::<f32>(if shape.has(INDEXED) { n } else { 0 })?,
             terms,
             totals: layout.take::<[u8; TOTALS_BYTES]>(n.div_ceil(chunk(n)))?,
@@ -1078,9 +1088,15 @@ impl Pass<'_> {
             self.launch.scalar(self.input.scale.0, self.input.scale.1, true, scale)?;
             let rows = self.embeddings()?;
             let pairs = self.ranges(&plan.ranges)?;
-            let row_sum = self.groups(plan, rows, pairs, positive, groups)?;
+            let kept = match plan.kept {
+                Some(kept) if pairs.row_matches != 0 => {
+                    Kept { data: kept.at(base), width: Kept::WIDTH }
+                }
+                _ => Kept::NONE,
+            };
+            let row_sum = self.groups(plan, rows, pairs, positive, kept, groups)?;
             match &plan.terms {
-                Some(plan) => self.terms(plan, rows, pairs, groups, Panel::NONE, 0)?,
+                Some(plan) => self.terms(plan, rows, pairs, groups, Panel::NONE, 0, kept)?,
                 None => self.launch.index_terms(&pairs, positive, groups, scale, terms)?,
             }
             self.totals(plan.totals, groups, (row_sum, 1), loss)
@@ -1089,6 +1105,7 @@ impl Pass<'_> {
 
     /// The terms of the positives of labels, and their shares where there is a panel. `pairs`: with
     /// ranges and bands of small tiles, unless the plan has its own. Safety as for [`Pass`].
+    #[allow(clippy::too_many_arguments)] // the operands and results of a pass
     unsafe fn terms(
         &self,
         plan: &TermsPlan,
@@ -1097,6 +1114,7 @@ impl Pass<'_> {
         groups: Groups,
         panel: Panel,
         moments: Address,
+        kept: Kept,
     ) -> Result<()> {
         let TermsPlan { walk, .. } = *plan;
         let (arithmetic, depth) = (self.plan.operands.arithmetic, self.input.shape.d as u32);
@@ -1110,7 +1128,7 @@ impl Pass<'_> {
                 None => pairs,
             };
             self.launch.terms(
-                arithmetic, x, y, depth, &pairs, walk, scale, groups, partial, panel, moments,
+                arithmetic, x, y, depth, &pairs, walk, scale, groups, partial, panel, moments, kept,
             )?;
             self.launch.merge_terms(partial, walk.splits, &pairs, groups, scale, to)
         }
@@ -1215,6 +1233,7 @@ impl Pass<'_> {
         rows: Rows,
         pairs: Pairs,
         positive: Address,
+        kept: Kept,
         groups: Groups,
     ) -> Result<Address> {
         let (shape, base) = (&self.input.shape, self.base);
@@ -1238,7 +1257,8 @@ impl Pass<'_> {
             }
             let pairs = &mining::mined(pairs, shape, to);
             let depth = shape.d as u32;
-            row_groups(launch, &plan.groups, rows, depth, pairs, scale, positive, groups, base)
+            let plan = &plan.groups;
+            row_groups(launch, plan, rows, depth, pairs, scale, positive, kept, groups, base)
         }
     }
 
@@ -1573,7 +1593,8 @@ impl Pass<'_> {
                     shares = self.panel(own, n, true, true);
                     moments = if moment != 0 { own.moments.at(base) } else { 0 };
                 }
-                self.terms(&band.terms, rows, positives, groups, shares, moments)?;
+                let (terms, none) = (&band.terms, Kept::NONE);
+                self.terms(terms, rows, positives, groups, shares, moments, none)?;
             } else {
                 self.launch.index_terms(&pairs, positive, groups, scale, terms)?;
             }
@@ -1737,6 +1758,7 @@ unsafe fn row_groups(
     pairs: &Pairs,
     scale: Address,
     positive: Address,
+    kept: Kept,
     groups: Groups,
     base: Address,
 ) -> Result<Address> {
@@ -1745,7 +1767,8 @@ unsafe fn row_groups(
     // SAFETY: as in `Pass::forward`.
     unsafe {
         let Rows { x, y } = rows;
-        launch.stats(plan.kind, x, y, depth, pairs, plan.walk, scale, maximum, sum, positive)?;
+        let (kind, walk) = (plan.kind, plan.walk);
+        launch.stats(kind, x, y, depth, pairs, walk, scale, maximum, sum, positive, kept)?;
         if groups.stride == 1 {
             launch.merge_groups(maximum, sum, plan.partials, n, scale, groups)?;
             return Ok(groups.sum);
@@ -1800,7 +1823,8 @@ impl LogSumExpPlan {
             let rows = Rows::prepare(&self.operands, &self.embeddings, launch, input, base)?;
             launch.scalar(input.scale.0, input.scale.1, true, scale)?;
             let pairs = &input.pairs;
-            row_groups(launch, &self.groups, rows, shape.d as u32, pairs, scale, 0, groups, base)?;
+            let (plan, depth, none) = (&self.groups, shape.d as u32, Kept::NONE);
+            row_groups(launch, plan, rows, depth, pairs, scale, 0, none, groups, base)?;
             launch.log_sum_exp(groups, shape.groups() as u32, scale, out)
         }
     }

@@ -66,6 +66,21 @@ impl Launcher<'_> {
         launch!(self, function, grid, THREADS, &sorted, &count, &groups, &starts)
     }
 
+    /// `matches`: `count` pairs of u32, where those equal to each of `keys` begin and end among
+    /// `others` sorted ones.
+    pub unsafe fn key_matches(
+        &self,
+        keys: Address,
+        count: u32,
+        sorted: Address,
+        others: u32,
+        matches: Address,
+    ) -> Result<()> {
+        let grid = blocks(count as usize);
+        let function = &self.table.order.key_matches;
+        launch!(self, function, grid, THREADS, &keys, &count, &sorted, &others, &matches)
+    }
+
     /// `bands`: `count` pairs of u32, of as many ranges in `own` and `others` in `other`; `back`:
     /// the others' bands, or 0.
     pub unsafe fn key_bands(
