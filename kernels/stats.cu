@@ -145,35 +145,52 @@ struct TermsScratch {
 template <class Tile>
 constexpr unsigned SHARING = Tile::THREADS / Tile::SIDE;
 
+// Calls body(similarity) for the thread's part of what is kept of a row, by fours. self: which of them
+// is not there, or as many as there may be.
+template <class Tile, class Body>
+__device__ __forceinline__ void each_kept(const float* line, unsigned count, unsigned self, Body body) {
+    constexpr unsigned STEP = 4 * SHARING<Tile>;
+    unsigned at = threadIdx.x % SHARING<Tile> * 4;
+#pragma unroll 1
+    for (; at + 4 <= count && self >= count; at += STEP) {
+        const float4 four = *reinterpret_cast<const float4*>(line + at);
+        body(four.x), body(four.y), body(four.z), body(four.w);
+    }
+#pragma unroll 1
+    for (; at < count; at += STEP)
+#pragma unroll 1
+        for (unsigned e = at; e < min(at + 4, count); ++e)
+            if (e != self) body(line[e]);
+}
+
 // What the positives of a row add up to, from what is kept of them, by so many threads side by side.
 // match: where the columns of the row's label begin and end.
 template <class Tile>
 __device__ __forceinline__ void kept_terms(const Pairs& pairs, const Kept& kept, unsigned row,
                                            uint2 match, float scale2, float maximum,
                                            float log2_sum, Terms* partial) {
-    const unsigned lane = threadIdx.x % SHARING<Tile>;
-    const float* line = kept.line(row, match);
-    const bool shared = pairs.flags & SHARED;
+    const float* line = kept.line(row, match) + match.x;
+    const unsigned count = match.y - match.x;
+    const unsigned self = pairs.flags & SHARED ? row - match.x : count;
     float hardest = INFINITE;
-    for (unsigned j = match.x + lane; j < match.y; j += SHARING<Tile>)
-        if (!(shared && j == row)) hardest = fminf(hardest, line[j]);
+    each_kept<Tile>(line, count, self,
+                    [&](float similarity) { hardest = fminf(hardest, similarity); });
     // The same in all threads of a row: what they add up to then has one unit.
 #pragma unroll
     for (int mask = 1; mask < SHARING<Tile>; mask *= 2)
         hardest = fminf(hardest, ptx::shuffle_xor(hardest, mask));
     Positives positives(hardest, maximum, log2_sum, scale2);
-    for (unsigned j = match.x + lane; j < match.y; j += SHARING<Tile>)
-        if (!(shared && j == row)) positives.add(line[j], scale2);
+    each_kept<Tile>(line, count, self,
+                    [&](float similarity) { positives.add(similarity, scale2); });
     float weight = positives.weight * positives.hardest, loss = positives.loss();
 #pragma unroll
     for (int mask = 1; mask < SHARING<Tile>; mask *= 2) {
         weight += ptx::shuffle_xor(weight, mask);
         loss += ptx::shuffle_xor(loss, mask);
     }
-    if (lane != 0 || row >= pairs.rows) return;
-    const bool self = shared && match.x <= row && row < match.y;
-    const unsigned count = match.y - match.x - self;
-    partial[row] = hardest == INFINITE ? no_terms() : Terms{hardest, weight, loss, count};
+    if (threadIdx.x % SHARING<Tile> != 0 || row >= pairs.rows) return;
+    const unsigned positive = count - (self < count);
+    partial[row] = hardest == INFINITE ? no_terms() : Terms{hardest, weight, loss, positive};
 }
 
 // The shares of a tile into a panel that holds the weights of the negatives, below zero: with their

@@ -220,22 +220,14 @@ struct Cells {
             return;
         }
         i0 = ptx::opaque(i0);
-        unsigned inside = 0;
-#pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; c += 4)
-            inside |= ((1u << before(pairs.columns, j0 + Tile::column(c))) - 1) << c;
+        const unsigned inside = between(0, pairs.columns, j0);
 #pragma unroll
         for (int r = 0; r < Tile::ROWS; ++r) {
             const unsigned row = i0 + Tile::row(r);
             if (row >= pairs.rows) continue;
             const uint2 match = pairs.row_matches[row];
-            unsigned matches = 0, self = 0;
-#pragma unroll
-            for (int c = 0; c < Tile::COLUMNS; c += 4) {
-                const unsigned j = j0 + Tile::column(c);
-                matches |= ((1u << before(match.y, j)) - (1u << before(match.x, j))) << c;
-                if (pairs.flags & SHARED) self |= at(row, j) << c;
-            }
+            const unsigned matches = between(match.x, match.y, j0);
+            const unsigned self = pairs.flags & SHARED ? between(row, row + 1, j0) : 0;
             positive.put_row(r, matches & ~self);
             negative.put_row(r, inside & ~(matches | self));
         }
@@ -272,9 +264,25 @@ private:
         for (int e = 0; e < 4; ++e) bits |= static_cast<unsigned>(keys[e] == key) << e;
         return bits;
     }
-    // How many of the four columns from j on lie before this one.
-    __device__ __forceinline__ static unsigned before(unsigned column, unsigned j) {
-        return min(max(static_cast<int>(column - j), 0), 4);
+    // Of the thread's columns those from `first` to before `end`: as many groups of four at a time as
+    // lie within 31 columns.
+    __device__ __forceinline__ static unsigned between(unsigned first, unsigned end, unsigned j0) {
+        constexpr int STEP = Tile::GROUP_STEP, TOGETHER = STEP > 27 ? 1 : 27 / STEP + 1;
+        constexpr int REACH = (TOGETHER - 1) * STEP + 4;
+        unsigned bits = 0;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; c += 4 * TOGETHER) {
+            const unsigned j = j0 + Tile::column(c);
+            const unsigned all = (1u << within(end, j, REACH)) - (1u << within(first, j, REACH));
+#pragma unroll
+            for (int group = 0; group < TOGETHER && c + 4 * group < Tile::COLUMNS; ++group)
+                bits |= (all >> group * STEP & 15) << (c + 4 * group);
+        }
+        return bits;
+    }
+    // How many of so many columns from j on lie before this one.
+    __device__ __forceinline__ static unsigned within(unsigned column, unsigned j, int reach) {
+        return min(max(static_cast<int>(column - j), 0), reach);
     }
     // Of four columns from j on, this one.
     __device__ __forceinline__ static unsigned at(unsigned column, unsigned j) {
