@@ -112,7 +112,8 @@ pub struct Uploaded<H: Harness + ?Sized, T: Data> {
     d: usize,
     x: (H::Vector<T>, usize),
     y: Option<(H::Vector<T>, usize)>,
-    labels: Option<(H::Vector<u32>, H::Vector<u32>)>,
+    /// Of the candidates none where those of the anchors are theirs too.
+    labels: Option<(H::Vector<u32>, Option<H::Vector<u32>>)>,
     index: Option<H::Vector<u32>>,
     ids: Option<(H::Vector<u32>, H::Vector<u32>)>,
     scale: Option<H::Vector<f32>>,
@@ -143,7 +144,9 @@ impl<H: Harness, T: Data + Element> Uploaded<H, T> {
         match &problem.positives {
             Positives::Diagonal => {}
             Positives::Labels { rows, cols } => {
-                labels = Some((harness.upload(rows), harness.upload(cols)));
+                // Of one set, as callers do: the same buffer twice.
+                let one = problem.shared() && rows == cols;
+                labels = Some((harness.upload(rows), (!one).then(|| harness.upload(cols))));
             }
             Positives::Index(positives) => index = Some(harness.upload(positives)),
         }
@@ -163,7 +166,7 @@ impl<H: Harness, T: Data + Element> Uploaded<H, T> {
             }
         };
         if let Some((rows, cols)) = &self.labels {
-            batch = batch.labels(rows, cols);
+            batch = batch.labels(rows, cols.as_ref().unwrap_or(rows));
         }
         if let Some(index) = &self.index {
             batch = batch.positives(index);
