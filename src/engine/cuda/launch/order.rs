@@ -23,7 +23,7 @@ pub(in crate::engine::cuda) struct Keys {
 unsafe impl DeviceRepr for Keys {}
 
 /// Threads of the block that sorts: at least, at most, and keys of a thread up to there.
-const SORT_THREADS: (u32, u32) = (256, 1024);
+const SORT_THREADS: (u32, u32) = (64, 1024);
 const SORT_KEYS: u32 = 4;
 /// Rows of a block that copies.
 const COPY_ROWS: usize = 64;
