@@ -535,10 +535,20 @@ fn cross_example_takes_three_products_whatever_the_positives() {
 fn labels_in_any_order_cost_little_more_than_the_diagonal() {
     let test = "labels_in_any_order_cost_little_more_than_the_diagonal";
     let losses = [Named::InBatchSoftmax, Named::CrossExampleSoftmax];
-    // Examples, and how many a class.
-    let sizes = [(256, 4), (256, 64), (512, 64), (1024, 64)];
+    // Examples, how many a class, and what that may cost. Most classes lie across tiles.
+    let sizes = [
+        (256, 4, 1.05),
+        (256, 33, 1.12),
+        (256, 48, 1.12),
+        (256, 50, 1.12),
+        (256, 60, 1.13),
+        (256, 64, 1.10),
+        (512, 50, 1.08),
+        (512, 64, 1.07),
+        (1024, 64, 1.05),
+    ];
     let problems = || {
-        let both = |(n, size): (usize, usize), loss| {
+        let both = |(n, size, _): (usize, usize, f64), loss| {
             let diagonal = Problem::new(loss, 10.0, (n, n, D));
             let (rows, columns) = (shuffled_classes(n, size, 2), shuffled_classes(n, size, 3));
             [diagonal.clone(), diagonal.with_labels(&rows, &columns)]
@@ -550,7 +560,7 @@ fn labels_in_any_order_cost_little_more_than_the_diagonal() {
     for (case, calls) in cases.zip(calls.chunks(2)) {
         let [diagonal, labels] = [0, 1].map(|call| sum(&calls[call], "thread_instructions"));
         println!("{case:?}: {:.3} of {diagonal}", labels / diagonal);
-        assert!(labels < 1.12 * diagonal, "{case:?}: {labels} and {diagonal}");
+        assert!(labels < case.0.2 * diagonal, "{case:?}: {labels} and {diagonal}");
     }
 }
 

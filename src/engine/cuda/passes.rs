@@ -425,15 +425,24 @@ impl TermsPlan {
 }
 
 impl ForwardPlan {
-    fn plan(layout: &mut Layout, planner: &Planner, shape: &Shape, lean: bool) -> Result<Self> {
+    /// The ranges of keys of its tiles, which a backward pass may want too.
+    fn ranges(layout: &mut Layout, planner: &Planner, shape: &Shape) -> Result<KeyRanges> {
+        let tile = planner.tile(shape.n, shape.m);
+        let ranges = KeyRanges::plan(layout, shape, tile)?;
+        // Those of the terms too.
+        if tile == Tile::Small { ranges.with_bands(layout, shape) } else { Ok(ranges) }
+    }
+
+    fn plan(
+        layout: &mut Layout,
+        planner: &Planner,
+        shape: &Shape,
+        ranges: KeyRanges,
+        lean: bool,
+    ) -> Result<Self> {
         let Shape { n, .. } = *shape;
         let groups = RowGroups::plan(layout, planner, shape)?;
         let kind = groups.kind;
-        let mut ranges = KeyRanges::plan(layout, shape, kind.tile)?;
-        if kind.tile == Tile::Small {
-            // Those of the terms too.
-            ranges = ranges.with_bands(layout, shape)?;
-        }
         let cuts = CutsPlan::plan(layout, shape, kind, lean)?;
         let stages = shape.list;
         let lists =
@@ -541,6 +550,8 @@ impl Sweep {
 pub(super) struct BackwardPlan {
     upstream: Region,
     ranges: KeyRanges,
+    /// Whether a forward pass of the same call has found them.
+    ranges_found: bool,
     coefficients: [Region; 6],
     x: Region,
     y: Region,
@@ -562,10 +573,15 @@ impl BackwardPlan {
         rows: usize,
         lean: bool,
         one_pass: bool,
+        found: Option<KeyRanges>,
     ) -> Result<Self> {
         let Shape { n, m, d, .. } = *shape;
         let upstream = layout.take::<f32>(1)?;
-        let mut ranges = KeyRanges::plan(layout, shape, tile)?;
+        let found = found.filter(|ranges| ranges.tile == tile);
+        let mut ranges = match found {
+            Some(ranges) => ranges,
+            None => KeyRanges::plan(layout, shape, tile)?,
+        };
         let mut coefficients = [Region::default(); 6];
         for region in &mut coefficients {
             *region = layout.take::<f32>(n)?;
@@ -617,6 +633,7 @@ impl BackwardPlan {
         Ok(Self {
             upstream,
             ranges,
+            ranges_found: found.is_some(),
             coefficients,
             x,
             y,
@@ -809,17 +826,21 @@ impl Planner {
         let plan = |tile: Tile, rows: usize, lean: bool| -> Result<Plan> {
             let mut layout = Layout::default();
             let embeddings = Embeddings::plan(&mut layout, &self.operands, shape)?;
+            // What both passes use, and the forward pass alone.
+            let ranges = match forward && !one_pass {
+                true => Some(ForwardPlan::ranges(&mut layout, self, shape)?),
+                false => None,
+            };
             let mark = layout;
-            let forward = if forward && !one_pass {
-                Some(ForwardPlan::plan(&mut layout, self, shape, lean)?)
-            } else {
-                None
+            let forward = match ranges {
+                Some(ranges) => Some(ForwardPlan::plan(&mut layout, self, shape, ranges, lean)?),
+                None => None,
             };
             layout.rewind(mark);
             let layout = &mut layout;
             let backward = match backward {
                 Some(wanted) => Some(BackwardPlan::plan(
-                    layout, self, shape, wanted, tile, rows, lean, one_pass,
+                    layout, self, shape, wanted, tile, rows, lean, one_pass, ranges,
                 )?),
                 None => None,
             };
@@ -1281,7 +1302,10 @@ impl Pass<'_> {
             self.launch.scalar(upstream.0, upstream.1, false, factor)?;
             // After a forward pass of the same call the prepared rows are still there.
             let rows = if self.plan.forward.is_some() { self.rows() } else { self.embeddings()? };
-            let pairs = self.ranges(&plan.ranges)?;
+            let pairs = match plan.ranges_found {
+                true => self.placed(&plan.ranges),
+                false => self.ranges(&plan.ranges)?,
+            };
             self.coefficients(groups, coefficients)?;
             let pairs = mining::mined(pairs, shape, self.saved.cuts.at(self.saved_base));
             if let Some((list, saved)) = plan.list.as_ref().zip(self.saved.list.as_ref()) {
@@ -1705,8 +1729,8 @@ impl Pass<'_> {
         unsafe { Rows::prepare(operands, embeddings, &self.launch, &self.input, self.base) }
     }
 
-    /// The pairs as the passes see them, with the key ranges of a tile size.
-    unsafe fn ranges(&self, plan: &KeyRanges) -> Result<Pairs> {
+    /// The pairs as the passes see them, with the key ranges of a tile size that lie there already.
+    fn placed(&self, plan: &KeyRanges) -> Pairs {
         let base = self.base;
         let mut pairs = match &self.plan.embeddings.order {
             Some(order) => order.pairs(self.input.pairs, base),
@@ -1722,6 +1746,13 @@ impl Pass<'_> {
             row_bands,
             column_bands,
         };
+        pairs
+    }
+
+    /// The same, finding them. Safety as for [`Pass`].
+    unsafe fn ranges(&self, plan: &KeyRanges) -> Result<Pairs> {
+        let pairs = self.placed(plan);
+        let Ranges { row_bands, column_bands, .. } = pairs.ranges;
         let Pairs { rows, columns, ranges, .. } = pairs;
         // SAFETY: as in `forward`.
         let fill = |keys: Address, count: u32, to: Address| unsafe {
