@@ -160,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(256)
         for (unsigned row = first + warp; row < min(first + ADD_ROWS, out.rows); row += 8) {
             const float from = mix.from(row), to = mix.to(row);
             const float* part = parts + static_cast<long long>(row) * out.columns;
-            float* line = out.line(row);
+            float* line = out.data + row * out.stride;
             for (unsigned k = lane * 4; aligned && k < out.columns; k += 128) {
                 float4 sum = *reinterpret_cast<const float4*>(part + k);
                 for (unsigned split = 1; split < count; ++split) {

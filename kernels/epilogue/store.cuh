@@ -9,11 +9,6 @@ struct Output {
     long long stride;  // in elements
     unsigned rows;
     unsigned columns;
-    const unsigned* order;  // which row of the matrix each is, of rows in another order; null: itself
-
-    __device__ __forceinline__ float* line(unsigned row) const {
-        return data + (order ? order[row] : row) * stride;
-    }
 };
 
 // What becomes of a sum on its way into a matrix: to * row's to + sum * factor * row's from.
@@ -37,7 +32,7 @@ __device__ __forceinline__ void store(const Tile& tile, const Output& out, unsig
     for (int r = 0; r < Tile::ROWS; ++r) {
         const unsigned row = i0 + Tile::row(r);
         if (row >= out.rows) continue;
-        float* line = out.line(row) + j0;
+        float* line = out.data + row * out.stride + j0;
         const float from = mix.from(row), to = mix.to(row);
         if (wide) {
 #pragma unroll

@@ -230,22 +230,17 @@ pub(super) struct Output {
     pub stride: i64,
     pub rows: u32,
     pub columns: u32,
-    /// Which row of the matrix each is; 0: itself.
-    pub order: Address,
 }
 
 impl Output {
     pub fn new(data: Address, stride: usize, rows: usize, columns: usize) -> Self {
-        Self { data, stride: stride as i64, rows: rows as u32, columns: columns as u32, order: 0 }
+        Self { data, stride: stride as i64, rows: rows as u32, columns: columns as u32 }
     }
 
     /// `rows` rows of the same matrix, from this one on.
     pub fn rows(self, first: usize, rows: usize) -> Self {
-        let (first, rows) = (first as u64, rows as u32);
-        match self.order {
-            0 => Self { data: self.data + first * self.stride as u64 * 4, rows, ..self },
-            order => Self { order: order + first * 4, rows, ..self },
-        }
+        let offset = first as u64 * self.stride as u64 * 4;
+        Self { data: self.data + offset, rows: rows as u32, ..self }
     }
 }
 
@@ -276,8 +271,7 @@ impl Destination {
     /// The same matrix for kernels that write `f32`, if it is one of `f32`.
     pub fn as_output(self) -> Option<Output> {
         let Self { data, stride, rows, columns, dtype, .. } = self;
-        let out = Output { data, stride, rows, columns, order: 0 };
-        (dtype == element(DType::F32).0).then_some(out)
+        (dtype == element(DType::F32).0).then_some(Output { data, stride, rows, columns })
     }
 }
 

@@ -587,8 +587,7 @@ impl BackwardPlan {
             *region = layout.take::<f32>(n)?;
         }
         let embeddings = |asked: bool, rows: usize| {
-            let sorted = shape.sorted() && one_pass;
-            let scratch = shape.normalize || sorted || wanted.converted;
+            let scratch = shape.normalize || shape.sorted() || wanted.converted;
             if asked && scratch { rows * padded(d) } else { 0 }
         };
         let x = layout.take::<f32>(embeddings(wanted.x, n))?;
@@ -1196,18 +1195,16 @@ impl Pass<'_> {
     }
 
     /// Where gradients are summed: in scratch memory, if they have to go through the normalisation,
-    /// or into another type from there, or are not sums alone; else where they go, in the caller's
-    /// order.
+    /// back into the caller's order or into another type from there.
     fn sums(&self, plan: &BackwardPlan, out: &Gradients) -> (Output, Output) {
         let shape = &self.input.shape;
         let Shape { n, m, d, .. } = *shape;
-        let apart = shape.normalize || (shape.sorted() && plan.one_pass.is_some());
-        let sums = |region: Region, out: Destination, rows: usize, order| match out.as_output() {
-            Some(out) if !apart => Output { order, ..out },
+        let apart = shape.normalize || shape.sorted();
+        let sums = |region: Region, out: Destination, rows: usize| match out.as_output() {
+            Some(out) if !apart => out,
             _ => Output::new(region.at(self.base), padded(d), rows, d),
         };
-        let [x_order, y_order] = self.plan.embeddings.orders(self.base);
-        (sums(plan.x, out.x, n, x_order), sums(plan.y, out.y, m, y_order))
+        (sums(plan.x, out.x, n), sums(plan.y, out.y, m))
     }
 
     /// Takes what [`sums`](Self::sums) holds to where the gradients go. Safety as for [`Pass`].
@@ -1221,7 +1218,7 @@ impl Pass<'_> {
             unsafe {
                 if shape.normalize {
                     self.launch.normalize_backward(embeddings, gradient, NORM_EPS, order, out)?;
-                } else if gradient.data != out.data {
+                } else if order != 0 || out.as_output().is_none() {
                     self.launch.scatter_rows(gradient, order, out)?;
                 }
             }
