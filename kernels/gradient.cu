@@ -122,7 +122,7 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
     Cells<Tile> cells;
     const bool plain = all_negative<Tile>(pairs, i0, j0);
     if (!plain) {
-        cells.classify(pairs, i0, j0);
+        cells.find(pairs, i0, j0);
         // Nobody asks where those of labels are.
         if (!positive) cells.positive.clear();
     }

@@ -7,6 +7,8 @@
 
 #include "ptx/match.cuh"
 #include "ptx/redux.cuh"
+#include "ptx/shuffle.cuh"
+#include "ptx/vote.cuh"
 #include "reduce.cuh"
 #include "tile/element.cuh"
 
@@ -36,15 +38,15 @@ struct Keys {
     unsigned count;
 };
 
-constexpr int SORT_THREADS = 1024;  // at most; DIGITS at least
+constexpr int SORT_THREADS = 1024;  // at most
 constexpr int SORT_WARPS = SORT_THREADS / 32;
 constexpr unsigned SORT_ROUNDS = 4;  // of a warp's keys, at least: every warp has its own counts
 constexpr int DIGIT_BITS = 8;
 constexpr int DIGITS = 1 << DIGIT_BITS;
 
 // Sorts keys, stably, by one block: a radix sort, the last digit first, that leaves out the digits in
-// which no two keys differ. Every warp has a stretch of the keys to itself. One block, since this is
-// one launch, and O(n) beside passes over n * m pairs.
+// which no two keys differ, and of the others the bits that all keys share. Every warp has a stretch of
+// the keys to itself. One block, since this is one launch, and O(n) beside passes over n * m pairs.
 __device__ __forceinline__ void sort_by_one_block(const Keys& to) {
     __shared__ unsigned next[SORT_WARPS][DIGITS];
     __shared__ unsigned sums[DIGITS];
@@ -76,28 +78,36 @@ __device__ __forceinline__ void sort_by_one_block(const Keys& to) {
     const unsigned* places = nullptr;
 #pragma unroll 1
     for (int shift = 0; shift < 32; shift += DIGIT_BITS) {
-        if ((varying >> shift & (DIGITS - 1)) == 0) continue;
+        const unsigned bits = varying >> shift & (DIGITS - 1);
+        if (bits == 0) continue;
+        // A power of two, like the threads, which share them; whole warps have some.
+        const unsigned digits = max(2u << (31 - __clz(bits)), 32);
+        const unsigned own_digits = max(digits / threads, 1), first_digit = me * own_digits;
         // The last pass leaves the keys where they are wanted.
         --passes;
         unsigned* to_keys = passes % 2 == 0 ? to.sorted : to.other;
         unsigned* to_places = passes % 2 == 0 ? to.order : to.other + to.count;
-        for (unsigned i = me; i < warps * DIGITS; i += threads) next[i / DIGITS][i % DIGITS] = 0;
+        for (unsigned w = 0; w < warps; ++w)
+            for (unsigned digit = me; digit < digits; digit += threads) next[w][digit] = 0;
         __syncthreads();
         for (unsigned i = first + lane; i < end; i += 32)
-            atomicAdd(&next[warp][keys[i] >> shift & (DIGITS - 1)], 1u);
+            atomicAdd(&next[warp][keys[i] >> shift & bits], 1u);
         __syncthreads();
         // Counts into places: every one becomes the sum of those before it.
         unsigned own = 0;
-        if (me < DIGITS) {
-            for (unsigned w = 0; w < warps; ++w) own += next[w][me];
+        if (first_digit < digits) {
+            for (unsigned digit = first_digit; digit < first_digit + own_digits; ++digit)
+                for (unsigned w = 0; w < warps; ++w) own += next[w][digit];
         }
-        const unsigned end_of_own = reduce::scan(own, sums);
-        if (me < DIGITS) {
+        const unsigned end_of_own = reduce::scan(own, sums, min(threads, digits));
+        if (first_digit < digits) {
             unsigned place = end_of_own - own;
-            for (unsigned w = 0; w < warps; ++w) {
-                const unsigned count = next[w][me];
-                next[w][me] = place;
-                place += count;
+            for (unsigned digit = first_digit; digit < first_digit + own_digits; ++digit) {
+                for (unsigned w = 0; w < warps; ++w) {
+                    const unsigned count = next[w][digit];
+                    next[w][digit] = place;
+                    place += count;
+                }
             }
         }
         __syncthreads();
@@ -106,7 +116,7 @@ __device__ __forceinline__ void sort_by_one_block(const Keys& to) {
             const unsigned i = start + lane;
             const bool valid = i < end;
             const unsigned key = valid ? keys[i] : 0;
-            const unsigned digit = valid ? key >> shift & (DIGITS - 1) : DIGITS;
+            const unsigned digit = valid ? key >> shift & bits : DIGITS;
             const unsigned peers = ptx::match_any(digit);
             const unsigned rank = __popc(peers & ((1u << lane) - 1));
             unsigned place = 0;
@@ -125,7 +135,7 @@ __device__ __forceinline__ void sort_by_one_block(const Keys& to) {
     }
 }
 
-// Block 0 sorts `one`, block 1 `other`. Grid: 1 or 2, of 256 to SORT_THREADS, a power of two.
+// Block 0 sorts `one`, block 1 `other`. Grid: 1 or 2, of 64 to SORT_THREADS, a power of two.
 extern "C" __global__ void __launch_bounds__(SORT_THREADS) sort_keys(Keys one, Keys other) {
     // Field by field: chosen as a whole, they would go through local memory.
     const bool first = blockIdx.x == 0;
@@ -141,20 +151,51 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (i < count) to[i] = from[order[i]];
 }
 
+// How many of the sorted keys, of which those from `high` on are not below this one and those up to
+// `low` are, are below it.
+__device__ __forceinline__ unsigned keys_below(const unsigned* sorted, unsigned low, unsigned high,
+                                               unsigned key) {
+    while (low < high) {
+        const unsigned middle = low + (high - low) / 2;
+        if (sorted[middle] < key)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
 // starts[k] = how many of the sorted keys are below k: groups + 1. Grid: ceil((groups + 1) / 256).
 extern "C" __global__ void __launch_bounds__(THREADS)
     key_starts(const unsigned* sorted, unsigned count, unsigned groups, unsigned* starts) {
     const long long group = thread_index();
     if (group > groups) return;
-    unsigned low = 0, high = count;
-    while (low < high) {
-        const unsigned middle = low + (high - low) / 2;
-        if (sorted[middle] < group)
-            low = middle + 1;
-        else
-            high = middle;
+    starts[group] = keys_below(sorted, 0, count, group);
+}
+
+// matches[i] = where the keys equal to that of row i begin and end among `others` sorted ones.
+// Grid: ceil(count / 256).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    key_matches(const unsigned* keys, unsigned count, const unsigned* sorted, unsigned others,
+                uint2* matches) {
+    const long long i = thread_index();
+    const unsigned key = keys[min(i, count - 1ll)], lane = threadIdx.x % 32;
+    // Where keys are in order, most are those of the lane below: they are looked for once.
+    const unsigned below = ptx::shuffle_up(key, 1);
+    const bool leads = lane == 0 || key != below;
+    const unsigned leading = ptx::ballot(leads, 0xffffffffu) << (31 - lane);
+    unsigned first = 0, end = 0;
+    if (leads) {
+        first = keys_below(sorted, 0, others, key);
+        end = first;
+        // Of the keys from there on; there is none above the largest of all.
+        if (first < others && sorted[first] == key)
+            end = key == 0xffffffffu ? others : keys_below(sorted, first + 1, others, key + 1);
     }
-    starts[group] = low;
+    const unsigned from = lane - __clz(leading);
+    first = ptx::shuffle(first, from);
+    end = ptx::shuffle(end, from);
+    if (i < count) matches[i] = make_uint2(first, end);
 }
 
 // The tiles that may match: bands[i] = the first and the end of those of `others` tiles whose range

@@ -22,13 +22,13 @@ __device__ __forceinline__ Value block(Value value, Value (&shared)[THREADS], Co
     return result;
 }
 
-// The sum of the values of the first SIZE threads up to this one's own; of the others nothing. All
-// threads of the block. Stays in `shared`, where everyone may read it.
+// The sum of the values of the first `size` threads up to this one's own, whole warps; of the others
+// nothing. All threads of the block. Stays in `shared`, where everyone may read it.
 template <int SIZE, class Value>
-__device__ __forceinline__ Value scan(Value value, Value (&shared)[SIZE]) {
+__device__ __forceinline__ Value scan(Value value, Value (&shared)[SIZE], unsigned size = SIZE) {
     static_assert(SIZE % 32 == 0, "whole warps");
     const unsigned me = threadIdx.x, lane = me % 32;
-    if (me < SIZE) {
+    if (me < size) {
 #pragma unroll
         for (int reach = 1; reach < 32; reach *= 2) {
             const Value before = ptx::shuffle_up(value, reach);
@@ -38,11 +38,11 @@ __device__ __forceinline__ Value scan(Value value, Value (&shared)[SIZE]) {
     }
     __syncthreads();
     // The last of a warp has all of it.
-    for (unsigned last = 31; me < SIZE && last < me / 32 * 32; last += 32) value += shared[last];
+    for (unsigned last = 31; me < size && last < me / 32 * 32; last += 32) value += shared[last];
     __syncthreads();
-    if (me < SIZE) shared[me] = value;
+    if (me < size) shared[me] = value;
     __syncthreads();
-    return me < SIZE ? value : 0;
+    return me < size ? value : 0;
 }
 
 }  // namespace reduce

@@ -47,10 +47,43 @@ struct Walk {
     }
 };
 
+// The similarities of positives, kept by `stats` for `terms`: those of the rows that have few enough.
+// Twin of launch::Kept.
+struct Kept {
+    float* data;     // [rows][width], from the first column of a row's label on; null: none are
+    unsigned width;  // a multiple of 4, at most 60 for each of the threads of `terms` that share a row
+
+    // Whether a row's are, given where its label's columns begin and end.
+    __device__ __forceinline__ bool holds(uint2 match) const { return match.y - match.x <= width; }
+    // Where that of column 0 would be.
+    __device__ __forceinline__ float* line(unsigned row, uint2 match) const {
+        return data + (static_cast<long long>(row) * width - match.x);
+    }
+};
+
+template <class Tile>
+__device__ __forceinline__ void keep(const Tile& tile, const Bits<Tile>& positive,
+                                     const Pairs& pairs, const Kept& kept, unsigned i0,
+                                     unsigned j0) {
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        const unsigned bits = positive.row(r);
+        if (bits == 0) continue;
+        const unsigned row = ptx::opaque(i0) + Tile::row(r);
+        const uint2 match = pairs.row_matches[row];
+        if (!kept.holds(match)) continue;
+        float* line = kept.line(row, match) + j0;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c)
+            if (bits >> c & 1) line[Tile::column(c)] = tile.at(r, c);
+    }
+}
+
 template <class Tile>
 __device__ __forceinline__ void stats(const Operand& x, const Operand& y, unsigned depth,
                                       const Pairs& pairs, const Walk& walk, const float* scale,
-                                      float* maximum, float* sum, float* positive) {
+                                      float* maximum, float* sum, float* positive,
+                                      const Kept& kept) {
     __shared__ typename Tile::Storage storage;
     const unsigned i0 = walk.first_row<Tile>();
     const unsigned end = walk.end_column<Tile>(pairs.columns);
@@ -58,16 +91,19 @@ __device__ __forceinline__ void stats(const Operand& x, const Operand& y, unsign
     LogSumExp<Tile> state(parked);
 #pragma unroll 1
     for (unsigned j0 = walk.first_column<Tile>(); j0 < end; j0 += Tile::SIDE) {
-        // Such a tile is for `terms` to go through.
-        if (all_positive<Tile>(pairs, i0, j0)) continue;
+        // Such a tile is for `terms` to go through, unless its rows are kept: all of one label.
+        const bool positives = all_positive<Tile>(pairs, i0, j0);
+        if (positives && !(kept.data && kept.holds(pairs.row_matches[i0]))) continue;
         Tile tile;
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
                                                              pairs.columns, 0, depth, storage);
         state.poison(tile);
         if (!all_negative<Tile>(pairs, i0, j0)) {
             Cells<Tile> cells;
-            cells.classify(pairs, i0, j0);
+            cells.find(pairs, i0, j0);
             cells.mine(tile, pairs, i0, j0);
+            if (kept.data) keep(tile, cells.positive, pairs, kept, i0, j0);
+            if (positives) continue;
             if (pairs.flags & INDEXED && cells.positive.any()) {
 #pragma unroll
                 for (int r = 0; r < Tile::ROWS; ++r)
@@ -105,6 +141,58 @@ struct TermsScratch {
     float maxima[Tile::THREADS / 32];
 };
 
+// How many threads of `terms` a row has where its positives are kept.
+template <class Tile>
+constexpr unsigned SHARING = Tile::THREADS / Tile::SIDE;
+
+// Calls body(similarity) for the thread's part of what is kept of a row, by fours. self: which of them
+// is not there, or as many as there may be.
+template <class Tile, class Body>
+__device__ __forceinline__ void each_kept(const float* line, unsigned count, unsigned self, Body body) {
+    constexpr unsigned STEP = 4 * SHARING<Tile>;
+    unsigned at = threadIdx.x % SHARING<Tile> * 4;
+#pragma unroll 1
+    for (; at + 4 <= count && self >= count; at += STEP) {
+        const float4 four = *reinterpret_cast<const float4*>(line + at);
+        body(four.x), body(four.y), body(four.z), body(four.w);
+    }
+#pragma unroll 1
+    for (; at < count; at += STEP)
+#pragma unroll 1
+        for (unsigned e = at; e < min(at + 4, count); ++e)
+            if (e != self) body(line[e]);
+}
+
+// What the positives of a row add up to, from what is kept of them, by so many threads side by side.
+// match: where the columns of the row's label begin and end.
+template <class Tile>
+__device__ __forceinline__ void kept_terms(const Pairs& pairs, const Kept& kept, unsigned row,
+                                           uint2 match, float scale2, float maximum,
+                                           float log2_sum, Terms* partial) {
+    const float* line = kept.line(row, match) + match.x;
+    const unsigned count = match.y - match.x;
+    const unsigned self = pairs.flags & SHARED ? row - match.x : count;
+    float hardest = INFINITE;
+    each_kept<Tile>(line, count, self,
+                    [&](float similarity) { hardest = fminf(hardest, similarity); });
+    // The same in all threads of a row: what they add up to then has one unit.
+#pragma unroll
+    for (int mask = 1; mask < SHARING<Tile>; mask *= 2)
+        hardest = fminf(hardest, ptx::shuffle_xor(hardest, mask));
+    Positives positives(hardest, maximum, log2_sum, scale2);
+    each_kept<Tile>(line, count, self,
+                    [&](float similarity) { positives.add(similarity, scale2); });
+    float weight = positives.weight * positives.hardest, loss = positives.loss();
+#pragma unroll
+    for (int mask = 1; mask < SHARING<Tile>; mask *= 2) {
+        weight += ptx::shuffle_xor(weight, mask);
+        loss += ptx::shuffle_xor(loss, mask);
+    }
+    if (threadIdx.x % SHARING<Tile> != 0 || row >= pairs.rows) return;
+    const unsigned positive = count - (self < count);
+    partial[row] = hardest == INFINITE ? no_terms() : Terms{hardest, weight, loss, positive};
+}
+
 // The shares of a tile into a panel that holds the weights of the negatives, below zero: with their
 // sign they are told from those. With a level of their own, whatever the type: it says how large they
 // are beside the negatives.
@@ -129,7 +217,7 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
                                       const Pairs& pairs, const Walk& walk, const float* scale,
                                       const float* group_maximum, const float* group_log2_sum,
                                       int group_stride, Terms* partial, const Panel& panel,
-                                      double* moments) {
+                                      double* moments, const Kept& kept) {
     __shared__ typename Tile::Storage storage;
     static_assert(sizeof(TermsScratch<Tile>) <= sizeof(storage), "used one after the other");
     TermsScratch<Tile>& scratch = reinterpret_cast<TermsScratch<Tile>&>(storage);
@@ -151,6 +239,21 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
     if (first >= end) {
         if (moments && threadIdx.x == 0) moments[blockIdx.x] = 0.0;
         return;
+    }
+    if (kept.data) {
+        const unsigned row = i0 + threadIdx.x / SHARING<Tile>;
+        const uint2 match = row < pairs.rows ? pairs.row_matches[row] : make_uint2(0, 0);
+        if (__syncthreads_and(kept.holds(match))) {
+            // All of the row's, whatever the split: the first one's.
+            if (walk.split() == 0) {
+                const unsigned group = row < pairs.rows ? row * group_stride : 0;
+                kept_terms<Tile>(pairs, kept, row, match, scale2, group_maximum[group],
+                                 group_log2_sum[group], partial);
+            } else if (threadIdx.x < Tile::SIDE && i0 + threadIdx.x < pairs.rows) {
+                partial[offset + i0 + threadIdx.x] = no_terms();
+            }
+            return;
+        }
     }
     float maximum[Tile::ROWS], log2_sum[Tile::ROWS];
     Terms state[Tile::ROWS];
@@ -177,7 +280,7 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
                                                              pairs.columns, 0, depth, storage);
         Cells<Tile> cells;
-        cells.classify(pairs, i0, j0);
+        cells.find(pairs, i0, j0);
 #pragma unroll
         for (int r = 0; r < Tile::ROWS; ++r) {
             float hardest = INFINITE;
@@ -234,8 +337,8 @@ __device__ __forceinline__ void terms(const Operand& x, const Operand& y, unsign
 #define STATS(NAME, TILE, BLOCKS)                                                                \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) stats_##NAME(            \
         Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,        \
-        float* maximum, float* sum, float* positive) {                                           \
-        stats<TILE>(x, y, depth, pairs, walk, scale, maximum, sum, positive);                    \
+        float* maximum, float* sum, float* positive, Kept kept) {                                \
+        stats<TILE>(x, y, depth, pairs, walk, scale, maximum, sum, positive, kept);              \
     }
 
 #define STATS_SM80(NAME, ELEMENT)                                                  \
@@ -254,9 +357,9 @@ STATS_SM80(sm80_bf16, tile::Brain)
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, 8) terms_##NAME(                 \
         Operand x, Operand y, unsigned depth, Pairs pairs, Walk walk, const float* scale,        \
         const float* group_maximum, const float* group_log2_sum, int group_stride,               \
-        Terms* partial, Panel panel, double* moments) {                                          \
+        Terms* partial, Panel panel, double* moments, Kept kept) {                               \
         terms<TILE>(x, y, depth, pairs, walk, scale, group_maximum, group_log2_sum,              \
-                    group_stride, partial, panel, moments);                                      \
+                    group_stride, partial, panel, moments, kept);                                \
     }
 
 TERMS(simt32, tile::Small)

@@ -535,10 +535,20 @@ fn cross_example_takes_three_products_whatever_the_positives() {
 fn labels_in_any_order_cost_little_more_than_the_diagonal() {
     let test = "labels_in_any_order_cost_little_more_than_the_diagonal";
     let losses = [Named::InBatchSoftmax, Named::CrossExampleSoftmax];
-    // Examples, and how many a class.
-    let sizes = [(256, 4), (256, 64), (512, 64), (1024, 64)];
+    // Examples, how many a class, and what that may cost. Most classes lie across tiles.
+    let sizes = [
+        (256, 4, 1.05),
+        (256, 33, 1.12),
+        (256, 48, 1.12),
+        (256, 50, 1.12),
+        (256, 60, 1.13),
+        (256, 64, 1.10),
+        (512, 50, 1.08),
+        (512, 64, 1.07),
+        (1024, 64, 1.05),
+    ];
     let problems = || {
-        let both = |(n, size): (usize, usize), loss| {
+        let both = |(n, size, _): (usize, usize, f64), loss| {
             let diagonal = Problem::new(loss, 10.0, (n, n, D));
             let (rows, columns) = (shuffled_classes(n, size, 2), shuffled_classes(n, size, 3));
             [diagonal.clone(), diagonal.with_labels(&rows, &columns)]
@@ -550,7 +560,7 @@ fn labels_in_any_order_cost_little_more_than_the_diagonal() {
     for (case, calls) in cases.zip(calls.chunks(2)) {
         let [diagonal, labels] = [0, 1].map(|call| sum(&calls[call], "thread_instructions"));
         println!("{case:?}: {:.3} of {diagonal}", labels / diagonal);
-        assert!(labels < 1.12 * diagonal, "{case:?}: {labels} and {diagonal}");
+        assert!(labels < case.0.2 * diagonal, "{case:?}: {labels} and {diagonal}");
     }
 }
 
@@ -560,7 +570,8 @@ fn drawn_classes(count: usize, mean: usize, seed: u64) -> Vec<u32> {
     (0..count).map(|_| random.below(count.div_ceil(mean)) as u32).collect()
 }
 
-/// Any sizes, by hand: `METRIC_KERNELS_LABELS="512 1024"`; kernel by kernel, of the diagonal's total.
+/// Any sizes, by hand: `METRIC_KERNELS_LABELS="512 1024"`, and `METRIC_KERNELS_CLASSES="33 50drawn"` for
+/// other classes; kernel by kernel, of the diagonal's total.
 #[test]
 #[ignore = "figures for the notes; takes minutes"]
 fn what_labels_cost() {
@@ -568,19 +579,21 @@ fn what_labels_cost() {
     let sizes = std::env::var("METRIC_KERNELS_LABELS").unwrap();
     let sizes: Vec<usize> = sizes.split(' ').map(|size| size.parse().unwrap()).collect();
     let losses = [Named::InBatchSoftmax, Named::CrossExampleSoftmax];
-    let cases = ["diagonal", "4", "50", "64", "64 drawn"];
+    let asked = std::env::var("METRIC_KERNELS_CLASSES");
+    let asked = asked.unwrap_or_else(|_| "4 50 64 64drawn".into());
+    let classes: Vec<&str> = asked.split(' ').collect();
+    let cases = [&["diagonal"], &*classes].concat();
     let problems = || {
         let of = |n: usize, loss| {
             let new = || Problem::new(loss, 10.0, (n, n, D));
-            let exact = |size| {
-                let classes = |seed| shuffled_classes(n, size, seed);
-                new().with_labels(&classes(2), &classes(3))
+            let labels = |asked: &&str| {
+                let of = match asked.strip_suffix("drawn") {
+                    Some(mean) => [2, 3].map(|seed| drawn_classes(n, mean.parse().unwrap(), seed)),
+                    None => [2, 3].map(|seed| shuffled_classes(n, asked.parse().unwrap(), seed)),
+                };
+                new().with_labels(&of[0], &of[1])
             };
-            let drawn = |size| {
-                let classes = |seed| drawn_classes(n, size, seed);
-                new().with_labels(&classes(2), &classes(3))
-            };
-            [new(), exact(4), exact(50), exact(64), drawn(64)]
+            std::iter::once(new()).chain(classes.iter().map(labels)).collect::<Vec<_>>()
         };
         sizes.iter().flat_map(|&n| losses.iter().flat_map(move |&loss| of(n, loss))).collect()
     };

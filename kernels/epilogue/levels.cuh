@@ -12,6 +12,7 @@
 
 #include "epilogue/terms.cuh"
 #include "ptx/math.cuh"
+#include "ptx/opaque.cuh"
 
 namespace epilogue {
 
@@ -62,10 +63,12 @@ struct Levels {
     int relative;          // whether the result keeps its level, or is brought to level 0
 
     __device__ __forceinline__ float units() const { return unit ? *unit : 0.0f; }
+    // Which of the results this row is in. The division stays where it is asked for.
+    __device__ __forceinline__ unsigned tile(unsigned row) const { return ptx::opaque(row) / side; }
     // What a sum in the result's level is multiplied by.
     __device__ __forceinline__ float from_sum(unsigned row) const {
         if (!tiles || relative) return 1.0f;
-        const Level level = results[row / side];
+        const Level level = results[tile(row)];
         if (empty(level)) return 0.0f;
         // A whole number; in halves, since the power itself may be subnormal.
         const int exponent = static_cast<int>(level.exponent), half = exponent / 2;
@@ -75,8 +78,9 @@ struct Levels {
     __device__ __forceinline__ float from_before(unsigned row) const {
         if (!tiles || !relative) return 1.0f;
         if (!before) return 0.0f;
-        const Level level = before[row / side];
-        return empty(level) ? 0.0f : ptx::ex2(above(level, results[row / side], units()));
+        const unsigned at = tile(row);
+        const Level level = before[at];
+        return empty(level) ? 0.0f : ptx::ex2(above(level, results[at], units()));
     }
 };
 

@@ -32,6 +32,8 @@ struct Pairs {
     const unsigned* column_labels;   // columns
     const unsigned* row_ids;         // rows
     const unsigned* column_ids;      // columns
+    const uint2* row_matches;        // rows: first and end of the columns of a row's label, where
+                                     // labels lie in order; else null
     const uint2* row_label_ranges;   // ceil(rows / SIDE)
     const uint2* column_label_ranges;
     const uint2* row_id_ranges;
@@ -208,6 +210,29 @@ struct Cells {
         }
     }
 
+    // The same in kernels that may know where the columns of a row's label begin and end.
+    __device__ __forceinline__ void find(const Pairs& pairs, unsigned i0, unsigned j0) {
+        if (!pairs.row_matches || pairs.flags & IDS) return classify(pairs, i0, j0);
+        negative.clear();
+        positive.clear();
+        if (all_positive<Tile>(pairs, i0, j0)) {
+            positive.fill();
+            return;
+        }
+        i0 = ptx::opaque(i0);
+        const unsigned inside = between(0, pairs.columns, j0);
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r) {
+            const unsigned row = i0 + Tile::row(r);
+            if (row >= pairs.rows) continue;
+            const uint2 match = pairs.row_matches[row];
+            const unsigned matches = between(match.x, match.y, j0);
+            const unsigned self = pairs.flags & SHARED ? between(row, row + 1, j0) : 0;
+            positive.put_row(r, matches & ~self);
+            negative.put_row(r, inside & ~(matches | self));
+        }
+    }
+
     // Takes the negatives below their cuts away, where pairs are mined.
     __device__ __forceinline__ void mine(const Tile& tile, const Pairs& pairs, unsigned i0,
                                          unsigned j0) {
@@ -238,6 +263,26 @@ private:
 #pragma unroll
         for (int e = 0; e < 4; ++e) bits |= static_cast<unsigned>(keys[e] == key) << e;
         return bits;
+    }
+    // Of the thread's columns those from `first` to before `end`: as many groups of four at a time as
+    // lie within 31 columns.
+    __device__ __forceinline__ static unsigned between(unsigned first, unsigned end, unsigned j0) {
+        constexpr int STEP = Tile::GROUP_STEP, TOGETHER = STEP > 27 ? 1 : 27 / STEP + 1;
+        constexpr int REACH = (TOGETHER - 1) * STEP + 4;
+        unsigned bits = 0;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; c += 4 * TOGETHER) {
+            const unsigned j = j0 + Tile::column(c);
+            const unsigned all = (1u << within(end, j, REACH)) - (1u << within(first, j, REACH));
+#pragma unroll
+            for (int group = 0; group < TOGETHER && c + 4 * group < Tile::COLUMNS; ++group)
+                bits |= (all >> group * STEP & 15) << (c + 4 * group);
+        }
+        return bits;
+    }
+    // How many of so many columns from j on lie before this one.
+    __device__ __forceinline__ static unsigned within(unsigned column, unsigned j, int reach) {
+        return min(max(static_cast<int>(column - j), 0), reach);
     }
     // Of four columns from j on, this one.
     __device__ __forceinline__ static unsigned at(unsigned column, unsigned j) {

@@ -16,7 +16,7 @@ __device__ __forceinline__ float weigh(Tile& tile, const Pairs& pairs, unsigned 
     Cells<Tile> cells;
     const bool plain = all_negative<Tile>(pairs, i0, j0);
     if (!plain) {
-        cells.classify(pairs, i0, j0);
+        cells.find(pairs, i0, j0);
         cells.mine(tile, pairs, i0, j0);
         if (pairs.flags & POSITIVES) cells.negative.clear();
     }
@@ -42,7 +42,8 @@ __device__ __forceinline__ float weigh(Tile& tile, const Pairs& pairs, unsigned 
             float weight = 0.0f;
             if (cells.negative.get(r, c))
                 weight = negative_weight(similarity, maximum, negative, scale2);
-            if (cells.positive.get(r, c)) weight = positives.weight(similarity, scale2);
+            if (cells.positive.get(r, c))
+                weight = positives.weight(similarity, scale2);
             moment = fmaf(similarity - maximum, weight, moment);
             tile.put(r, c, weight);
         }

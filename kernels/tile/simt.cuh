@@ -11,7 +11,8 @@
 //   SIDE, THREADS, ROWS, COLUMNS     the tile and the part of it that one thread holds
 //   row(r), column(c)                where in the tile the thread's rows and columns lie: the part
 //                                    is separable, so that per-row and per-column values are held
-//                                    once; GROUP columns lie side by side, from a multiple of GROUP
+//                                    once; GROUP columns lie side by side, from a multiple of GROUP,
+//                                    and the next ones GROUP_STEP from there
 //   at(r, c), put(r, c, value)       an element
 //   row_reduce(op)                   over the threads of a warp that share a row; they have one
 //                                    row_leader(). A row is spread over PARTS warps, this thread's
@@ -38,6 +39,7 @@ struct Simt {
     static constexpr int ACROSS = SIDE / EACH;
     static constexpr int THREADS = ACROSS * ACROSS;
     static constexpr int GROUP = 4;
+    static constexpr int GROUP_STEP = 4 * ACROSS;
     static constexpr int PARTS = 1;
     static constexpr bool PARKS = true;
     static constexpr bool LEVELS = false;
@@ -57,7 +59,7 @@ struct Simt {
     float accumulator[ROWS][COLUMNS];
 
     __device__ __forceinline__ static int place(int group_thread, int index) {
-        return (index / 4) * (ACROSS * 4) + group_thread * 4 + index % 4;
+        return (index / 4) * GROUP_STEP + group_thread * 4 + index % 4;
     }
     __device__ __forceinline__ static int row(int r) { return place(threadIdx.x / ACROSS, r); }
     __device__ __forceinline__ static int column(int c) { return place(threadIdx.x % ACROSS, c); }

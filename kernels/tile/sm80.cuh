@@ -90,6 +90,7 @@ struct Sm80 {
     static constexpr int ROWS = WARP_ROWS / 8;
     static constexpr int COLUMNS = WARP_COLUMNS / 4;
     static constexpr int GROUP = B_LAYOUT == Layout::DEPTH ? 4 : 2;
+    static constexpr int GROUP_STEP = 4 * GROUP;
     static constexpr int PARTS = ACROSS;
     static constexpr bool PARKS = false;
     static constexpr bool LEVELS = true;
@@ -113,8 +114,8 @@ struct Sm80 {
         return warp_row() + r / 2 * 16 + r % 2 * 8 + lane() / 4;
     }
     __device__ __forceinline__ static int column(int c) {
-        return warp_column() + (GROUP == 4 ? c / 4 * 16 + lane() % 4 * 4 + c % 4
-                                           : c / 2 * 8 + lane() % 4 * 2 + c % 2);
+        return warp_column() + (GROUP == 4 ? c / 4 * GROUP_STEP + lane() % 4 * 4 + c % 4
+                                           : c / 2 * GROUP_STEP + lane() % 4 * 2 + c % 2);
     }
     __device__ __forceinline__ float at(int r, int c) const {
         return accumulator[r / 2][c / 2][r % 2 * 2 + c % 2];

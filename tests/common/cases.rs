@@ -98,6 +98,7 @@ pub fn table() -> Vec<Case> {
     }
     // With embeddings of their own.
     mining(&mut cases);
+    classes_of_many_sizes(&mut cases);
     cases
 }
 
@@ -316,6 +317,53 @@ fn strides(cases: &mut Vec<Case>) {
                 cases.push(case);
             }
         }
+    }
+}
+
+/// Labels of classes of these sizes, in no order.
+fn of_sizes(sizes: &[usize], random: &mut Random) -> Vec<u32> {
+    let of = sizes.iter().enumerate();
+    let mut labels: Vec<u32> = of.flat_map(|(class, &size)| vec![class as u32; size]).collect();
+    for i in (1..labels.len()).rev() {
+        labels.swap(i, random.below(i + 1));
+    }
+    labels
+}
+
+/// Classes of as many columns as the CUDA engine keeps similarities of from one pass for the next, and
+/// of one more, side by side with small ones and such as have no columns, or no rows.
+fn classes_of_many_sizes(cases: &mut Vec<Case>) {
+    let mut random = Random::new(57);
+    let of_rows = [40, 33, 5, 30, 7, 0, 16];
+    let of_columns = [96, 97, 3, 0, 4, 1, 30];
+    for (at, (loss, weighting)) in WEIGHTED.into_iter().cycle().take(15).enumerate() {
+        let shape = (at + at / 5) % 5;
+        let (rows, cols) = match shape {
+            // Of a shared set, which has other labels as columns than as rows in the last.
+            2 => {
+                let labels = of_sizes(&[96, 64], &mut random);
+                (labels.clone(), labels)
+            }
+            3 => {
+                let labels = of_sizes(&[97, 33, 1], &mut random);
+                (labels.clone(), labels)
+            }
+            4 => (of_sizes(&[40, 60], &mut random), of_sizes(&[70, 0, 30], &mut random)),
+            _ => (of_sizes(&of_rows, &mut random), of_sizes(&of_columns, &mut random)),
+        };
+        let mut problem = Problem::new(loss, 6.0, (rows.len(), cols.len(), 8));
+        problem = problem.with_labels(&rows, &cols);
+        problem.weighting = weighting;
+        problem.dtype = [DType::Bf16, DType::F32, DType::F16][at / 5];
+        if shape >= 2 {
+            problem.y = None;
+        }
+        if at % 4 == 3 {
+            add_ids(&mut problem, &mut random);
+        }
+        random.embeddings(&mut problem);
+        let problem = problem.clone().rounded_to(problem.dtype);
+        cases.push(case(Part::Sizes, problem, "classes of many sizes"));
     }
 }
 

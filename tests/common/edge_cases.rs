@@ -305,15 +305,17 @@ pub fn nan_or_infinity_in_an_embedding_makes_the_loss_nan_and_nothing_else<H: Ha
 
 /// Also where nothing but positives reads it: in tiles of positives, and in others.
 pub fn nan_or_infinity_among_positives_makes_the_loss_nan<H: Harness>(h: &mut H) {
-    let (n, m, d) = (32, 70, 3);
-    let columns: Vec<u32> = (0..m).map(|j| if j < 65 { 7 } else { 8 }).collect();
-    for (loss, dtype) in Named::ALL.into_iter().flat_map(|l| [(l, DType::F32), (l, DType::Bf16)]) {
+    // Of one class as many as fit what a pass keeps for another, and more.
+    let of = |loss| [(loss, DType::F32, 65), (loss, DType::Bf16, 65), (loss, DType::Bf16, 130)];
+    for (loss, dtype, positives) in Named::ALL.into_iter().flat_map(of) {
+        let (n, m, d) = (32, positives + 5, 3);
+        let columns: Vec<u32> = (0..m).map(|j| if j < positives { 7 } else { 8 }).collect();
         let mut good = Problem::new(loss, 3.0, (n, m, d)).with_labels(&[7; 32], &columns);
         Random::new(13).embeddings(&mut good);
         let good = good.rounded_to(dtype);
         assert!(both_ways(h, &good).iter().all(|got| got.loss.is_finite()));
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for column in [40, 64] {
+            for column in [40, positives - 1] {
                 let mut bad = good.clone();
                 bad.y.as_mut().unwrap()[column * d] = value;
                 let alone = loss_only(h, &bad).expect("not an error");
@@ -453,10 +455,12 @@ pub fn the_hardest_negatives_may_lie_anywhere<H: Harness>(h: &mut H) {
 /// Weights of positives and of negatives may be of any size beside each other, in one tile or apart:
 /// classes whose candidates are where their anchors are, and classes whose candidates are opposite.
 pub fn easy_and_hard_classes_side_by_side<H: Harness>(h: &mut H) {
-    let (n, m, d) = (70, 140, 8);
-    let classes = |count: usize| (0..count as u32).map(|i| i * 7 / count as u32).collect();
-    let (rows, columns): (Vec<u32>, Vec<u32>) = (classes(n), classes(m));
-    for loss in Named::ALL {
+    // Of 20 candidates, and of more than one pass keeps for another, where one does.
+    let many = [Named::InBatchSoftmax, Named::InstanceCrossEntropy].map(|loss| (loss, 700));
+    for (loss, m) in Named::ALL.into_iter().map(|loss| (loss, 140)).chain(many) {
+        let (n, d) = (70, 8);
+        let classes = |count: usize| (0..count as u32).map(|i| i * 7 / count as u32).collect();
+        let (rows, columns): (Vec<u32>, Vec<u32>) = (classes(n), classes(m));
         // Which classes are hard, all easy, or all hard.
         for (hard, scale) in [(0b0010010u32, 20.0), (0, 20.0), (0, 60.0), (!0, 20.0)] {
             let mut problem = Problem::new(loss, scale, (n, m, d)).with_labels(&rows, &columns);

@@ -112,7 +112,9 @@ pub struct Uploaded<H: Harness + ?Sized, T: Data> {
     d: usize,
     x: (H::Vector<T>, usize),
     y: Option<(H::Vector<T>, usize)>,
-    labels: Option<(H::Vector<u32>, H::Vector<u32>)>,
+    labels: Option<H::Vector<u32>>,
+    /// None where those of the anchors are theirs too.
+    column_labels: Option<H::Vector<u32>>,
     index: Option<H::Vector<u32>>,
     ids: Option<(H::Vector<u32>, H::Vector<u32>)>,
     scale: Option<H::Vector<f32>>,
@@ -139,18 +141,21 @@ impl<H: Harness, T: Data + Element> Uploaded<H, T> {
         };
         let x = matrix(&problem.x, gaps.0);
         let y = problem.y.as_ref().map(|y| matrix(y, gaps.1));
-        let (mut labels, mut index) = (None, None);
+        let (mut labels, mut column_labels, mut index) = (None, None, None);
         match &problem.positives {
             Positives::Diagonal => {}
             Positives::Labels { rows, cols } => {
-                labels = Some((harness.upload(rows), harness.upload(cols)));
+                // Of one set, as callers do: the same buffer twice.
+                let one = problem.shared() && rows == cols;
+                labels = Some(harness.upload(rows));
+                column_labels = (!one).then(|| harness.upload(cols));
             }
             Positives::Index(positives) => index = Some(harness.upload(positives)),
         }
         let ids = problem.ids.as_ref();
         let ids = ids.map(|(rows, cols)| (harness.upload(rows), harness.upload(cols)));
         let scale = scale_on_device.then(|| harness.upload(&[problem.scale]));
-        Self { n: problem.n, m: problem.m, d, x, y, labels, index, ids, scale }
+        Self { n: problem.n, m: problem.m, d, x, y, labels, column_labels, index, ids, scale }
     }
 
     pub fn batch(&self) -> Batch<'_, Device<H>, T> {
@@ -162,8 +167,8 @@ impl<H: Harness, T: Data + Element> Uploaded<H, T> {
                 Batch::new(x, y)
             }
         };
-        if let Some((rows, cols)) = &self.labels {
-            batch = batch.labels(rows, cols);
+        if let Some(rows) = &self.labels {
+            batch = batch.labels(rows, self.column_labels.as_ref().unwrap_or(rows));
         }
         if let Some(index) = &self.index {
             batch = batch.positives(index);

@@ -298,6 +298,7 @@ pub(super) struct Pairs {
     pub column_labels: Address,
     pub row_ids: Address,
     pub column_ids: Address,
+    pub row_matches: Address,
     pub ranges: Ranges,
     pub cuts: Address,
 }
@@ -341,6 +342,22 @@ impl Walk {
     }
 }
 
+/// Twin of Kept (kernels/stats.cu): similarities of positives that one pass keeps for another,
+/// `width` `f32` a row.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    pub data: Address,
+    pub width: u32,
+}
+
+impl Kept {
+    /// None are kept.
+    pub const NONE: Self = Self { data: 0, width: 0 };
+    /// A row's, at most: two threads of `terms` take 48 each.
+    pub const WIDTH: u32 = 96;
+}
+
 /// Twin of epilogue::Coefficients (kernels/epilogue/terms.cuh): n `f32` each.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -377,6 +394,8 @@ unsafe impl DeviceRepr for Destination {}
 unsafe impl DeviceRepr for Pairs {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Walk {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Kept {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Coefficients {}
 // SAFETY: as above.
@@ -609,7 +628,7 @@ impl Launcher<'_> {
     }
 
     /// `maximum`, `sum`: [splits][parts][rows] f32; `positive`: rows f32, or 0 without
-    /// [`INDEXED`]. Ranges per side of the tile.
+    /// [`INDEXED`]; `kept`: with `pairs.row_matches` alone. Ranges per side of the tile.
     pub unsafe fn stats(
         &self,
         kind: Kind,
@@ -622,6 +641,7 @@ impl Launcher<'_> {
         maximum: Address,
         sum: Address,
         positive: Address,
+        kept: Kept,
     ) -> Result<()> {
         let function = &kind.kernels(self.table).stats;
         let grid = walk.blocks(kind.tile, pairs.rows as usize);
@@ -639,12 +659,14 @@ impl Launcher<'_> {
             &maximum,
             &sum,
             &positive,
+            &kept,
         )
     }
 
     /// `partial`: [splits][rows] terms; [`LABELED`], ranges and bands per side of [`Tile::Small`];
     /// `panel`: rows × columns shares, or [`Panel::NONE`]; sm80 alone; `moments`: as many f64 as
-    /// there are row tiles times splits, or 0.
+    /// there are row tiles times splits, or 0; `kept`: what [`stats`](Self::stats) has left, without
+    /// a panel and moments.
     pub unsafe fn terms(
         &self,
         arithmetic: Arithmetic,
@@ -658,6 +680,7 @@ impl Launcher<'_> {
         partial: Address,
         panel: Panel,
         moments: Address,
+        kept: Kept,
     ) -> Result<()> {
         let grid = walk.blocks(Tile::Small, pairs.rows as usize);
         launch!(
@@ -677,6 +700,7 @@ impl Launcher<'_> {
             &partial,
             &panel,
             &moments,
+            &kept,
         )
     }
 

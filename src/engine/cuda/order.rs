@@ -50,6 +50,8 @@ pub(super) struct OrderPlan {
     columns: SortedKeys,
     row_ids: Region,
     column_ids: Region,
+    /// Where the columns of every row's label begin and end.
+    matches: Region,
     shared: bool,
 }
 
@@ -67,6 +69,7 @@ impl OrderPlan {
             columns: SortedKeys::plan(layout, shape.m)?,
             row_ids,
             column_ids,
+            matches: layout.take::<[u32; 2]>(shape.n)?,
             shared: shape.shared,
         }))
     }
@@ -77,8 +80,11 @@ impl OrderPlan {
         [self.rows.order.at(base), columns.order.at(base)]
     }
 
-    /// The pairs in this order.
+    /// The caller's `pairs` in this order.
     pub fn pairs(&self, mut pairs: Pairs, base: Address) -> Pairs {
+        // A shared set is in the order of its labels as rows.
+        let in_order = !self.shared || pairs.row_labels == pairs.column_labels;
+        pairs.row_matches = if in_order { self.matches.at(base) } else { 0 };
         pairs.row_labels = self.rows.sorted.at(base);
         pairs.column_labels = self.columns.sorted.at(base);
         pairs.row_ids = self.row_ids.at(base);
@@ -103,6 +109,10 @@ impl OrderPlan {
                 // Self-pairs stay on the diagonal.
                 let (labels, to) = (pairs.column_labels, sorted.column_labels);
                 launch.gather_keys(labels, column_order, pairs.columns, to)?;
+            }
+            if sorted.row_matches != 0 {
+                let Pairs { row_labels, column_labels, rows, columns, row_matches, .. } = sorted;
+                launch.key_matches(row_labels, rows, column_labels, columns, row_matches)?;
             }
             if pairs.has(IDS) {
                 launch.gather_keys(pairs.row_ids, row_order, pairs.rows, sorted.row_ids)?;

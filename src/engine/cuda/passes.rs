@@ -5,8 +5,8 @@
 //! merged in a fixed order: the same call gives the same bits.
 
 use super::launch::{
-    Address, Arithmetic, Band, Coefficients, Destination, Groups, IDS, INDEXED, Kind, LABELED,
-    LEVEL_BYTES, Launcher, Levels, Matches, Mix, Operand, Output, POSITIVES, Pairs, Panel,
+    Address, Arithmetic, Band, Coefficients, Destination, Groups, IDS, INDEXED, Kept, Kind,
+    LABELED, LEVEL_BYTES, Launcher, Levels, Matches, Mix, Operand, Output, POSITIVES, Pairs, Panel,
     Prepared, Product, Ranges, SHARE_FACTOR_BYTES, Splits, Sums, TERMS_BYTES, TOTALS_BYTES, Tile,
     TileSums, Walk, weight_blocks,
 };
@@ -24,6 +24,9 @@ const PANEL_BYTES: usize = 128 << 20;
 
 /// Rows that one block of a summing kernel takes, unless there are very many.
 const CHUNK: usize = 1024;
+
+/// Bytes of the similarities that are kept of positives, at most.
+const KEPT_BYTES: usize = 32 << 20;
 
 /// Rows and columns from which on the bands of labels are of large tiles.
 const LARGE_BANDS: usize = 8192;
@@ -391,6 +394,8 @@ pub(super) struct ForwardPlan {
     cuts: Option<CutsPlan>,
     lists: Option<ListsPlan>,
     positive: Region,
+    /// Similarities of the positives of labels, of one pass for the next.
+    kept: Option<Region>,
     terms: Option<TermsPlan>,
     totals: Region,
 }
@@ -420,15 +425,24 @@ impl TermsPlan {
 }
 
 impl ForwardPlan {
-    fn plan(layout: &mut Layout, planner: &Planner, shape: &Shape, lean: bool) -> Result<Self> {
+    /// The ranges of keys of its tiles, which a backward pass may want too.
+    fn ranges(layout: &mut Layout, planner: &Planner, shape: &Shape) -> Result<KeyRanges> {
+        let tile = planner.tile(shape.n, shape.m);
+        let ranges = KeyRanges::plan(layout, shape, tile)?;
+        // Those of the terms too.
+        if tile == Tile::Small { ranges.with_bands(layout, shape) } else { Ok(ranges) }
+    }
+
+    fn plan(
+        layout: &mut Layout,
+        planner: &Planner,
+        shape: &Shape,
+        ranges: KeyRanges,
+        lean: bool,
+    ) -> Result<Self> {
         let Shape { n, .. } = *shape;
         let groups = RowGroups::plan(layout, planner, shape)?;
         let kind = groups.kind;
-        let mut ranges = KeyRanges::plan(layout, shape, kind.tile)?;
-        if kind.tile == Tile::Small {
-            // Those of the terms too.
-            ranges = ranges.with_bands(layout, shape)?;
-        }
         let cuts = CutsPlan::plan(layout, shape, kind, lean)?;
         let stages = shape.list;
         let lists =
@@ -437,11 +451,16 @@ impl ForwardPlan {
             true => Some(TermsPlan::plan(layout, planner, shape, kind.tile)?),
             false => None,
         };
+        let size = n * Kept::WIDTH as usize;
+        let kept = (shape.sorted() && !lean && size * size_of::<f32>() <= KEPT_BYTES)
+            .then(|| layout.take::<f32>(size))
+            .transpose()?;
         Ok(Self {
             groups,
             ranges,
             cuts,
             lists,
+            kept,
             positive: layout.take::<f32>(if shape.has(INDEXED) { n } else { 0 })?,
             terms,
             totals: layout.take::<[u8; TOTALS_BYTES]>(n.div_ceil(chunk(n)))?,
@@ -531,6 +550,8 @@ impl Sweep {
 pub(super) struct BackwardPlan {
     upstream: Region,
     ranges: KeyRanges,
+    /// Whether a forward pass of the same call has found them.
+    ranges_found: bool,
     coefficients: [Region; 6],
     x: Region,
     y: Region,
@@ -552,10 +573,15 @@ impl BackwardPlan {
         rows: usize,
         lean: bool,
         one_pass: bool,
+        found: Option<KeyRanges>,
     ) -> Result<Self> {
         let Shape { n, m, d, .. } = *shape;
         let upstream = layout.take::<f32>(1)?;
-        let mut ranges = KeyRanges::plan(layout, shape, tile)?;
+        let found = found.filter(|ranges| ranges.tile == tile);
+        let mut ranges = match found {
+            Some(ranges) => ranges,
+            None => KeyRanges::plan(layout, shape, tile)?,
+        };
         let mut coefficients = [Region::default(); 6];
         for region in &mut coefficients {
             *region = layout.take::<f32>(n)?;
@@ -606,6 +632,7 @@ impl BackwardPlan {
         Ok(Self {
             upstream,
             ranges,
+            ranges_found: found.is_some(),
             coefficients,
             x,
             y,
@@ -798,17 +825,21 @@ impl Planner {
         let plan = |tile: Tile, rows: usize, lean: bool| -> Result<Plan> {
             let mut layout = Layout::default();
             let embeddings = Embeddings::plan(&mut layout, &self.operands, shape)?;
+            // What both passes use, and the forward pass alone.
+            let ranges = match forward && !one_pass {
+                true => Some(ForwardPlan::ranges(&mut layout, self, shape)?),
+                false => None,
+            };
             let mark = layout;
-            let forward = if forward && !one_pass {
-                Some(ForwardPlan::plan(&mut layout, self, shape, lean)?)
-            } else {
-                None
+            let forward = match ranges {
+                Some(ranges) => Some(ForwardPlan::plan(&mut layout, self, shape, ranges, lean)?),
+                None => None,
             };
             layout.rewind(mark);
             let layout = &mut layout;
             let backward = match backward {
                 Some(wanted) => Some(BackwardPlan::plan(
-                    layout, self, shape, wanted, tile, rows, lean, one_pass,
+                    layout, self, shape, wanted, tile, rows, lean, one_pass, ranges,
                 )?),
                 None => None,
             };
@@ -1078,9 +1109,15 @@ impl Pass<'_> {
             self.launch.scalar(self.input.scale.0, self.input.scale.1, true, scale)?;
             let rows = self.embeddings()?;
             let pairs = self.ranges(&plan.ranges)?;
-            let row_sum = self.groups(plan, rows, pairs, positive, groups)?;
+            let kept = match plan.kept {
+                Some(kept) if pairs.row_matches != 0 => {
+                    Kept { data: kept.at(base), width: Kept::WIDTH }
+                }
+                _ => Kept::NONE,
+            };
+            let row_sum = self.groups(plan, rows, pairs, positive, kept, groups)?;
             match &plan.terms {
-                Some(plan) => self.terms(plan, rows, pairs, groups, Panel::NONE, 0)?,
+                Some(plan) => self.terms(plan, rows, pairs, groups, Panel::NONE, 0, kept)?,
                 None => self.launch.index_terms(&pairs, positive, groups, scale, terms)?,
             }
             self.totals(plan.totals, groups, (row_sum, 1), loss)
@@ -1089,6 +1126,7 @@ impl Pass<'_> {
 
     /// The terms of the positives of labels, and their shares where there is a panel. `pairs`: with
     /// ranges and bands of small tiles, unless the plan has its own. Safety as for [`Pass`].
+    #[allow(clippy::too_many_arguments)] // the operands and results of a pass
     unsafe fn terms(
         &self,
         plan: &TermsPlan,
@@ -1097,6 +1135,7 @@ impl Pass<'_> {
         groups: Groups,
         panel: Panel,
         moments: Address,
+        kept: Kept,
     ) -> Result<()> {
         let TermsPlan { walk, .. } = *plan;
         let (arithmetic, depth) = (self.plan.operands.arithmetic, self.input.shape.d as u32);
@@ -1110,7 +1149,7 @@ impl Pass<'_> {
                 None => pairs,
             };
             self.launch.terms(
-                arithmetic, x, y, depth, &pairs, walk, scale, groups, partial, panel, moments,
+                arithmetic, x, y, depth, &pairs, walk, scale, groups, partial, panel, moments, kept,
             )?;
             self.launch.merge_terms(partial, walk.splits, &pairs, groups, scale, to)
         }
@@ -1215,6 +1254,7 @@ impl Pass<'_> {
         rows: Rows,
         pairs: Pairs,
         positive: Address,
+        kept: Kept,
         groups: Groups,
     ) -> Result<Address> {
         let (shape, base) = (&self.input.shape, self.base);
@@ -1238,7 +1278,8 @@ impl Pass<'_> {
             }
             let pairs = &mining::mined(pairs, shape, to);
             let depth = shape.d as u32;
-            row_groups(launch, &plan.groups, rows, depth, pairs, scale, positive, groups, base)
+            let plan = &plan.groups;
+            row_groups(launch, plan, rows, depth, pairs, scale, positive, kept, groups, base)
         }
     }
 
@@ -1258,7 +1299,10 @@ impl Pass<'_> {
             self.launch.scalar(upstream.0, upstream.1, false, factor)?;
             // After a forward pass of the same call the prepared rows are still there.
             let rows = if self.plan.forward.is_some() { self.rows() } else { self.embeddings()? };
-            let pairs = self.ranges(&plan.ranges)?;
+            let pairs = match plan.ranges_found {
+                true => self.placed(&plan.ranges),
+                false => self.ranges(&plan.ranges)?,
+            };
             self.coefficients(groups, coefficients)?;
             let pairs = mining::mined(pairs, shape, self.saved.cuts.at(self.saved_base));
             if let Some((list, saved)) = plan.list.as_ref().zip(self.saved.list.as_ref()) {
@@ -1573,7 +1617,8 @@ impl Pass<'_> {
                     shares = self.panel(own, n, true, true);
                     moments = if moment != 0 { own.moments.at(base) } else { 0 };
                 }
-                self.terms(&band.terms, rows, positives, groups, shares, moments)?;
+                let (terms, none) = (&band.terms, Kept::NONE);
+                self.terms(terms, rows, positives, groups, shares, moments, none)?;
             } else {
                 self.launch.index_terms(&pairs, positive, groups, scale, terms)?;
             }
@@ -1681,8 +1726,8 @@ impl Pass<'_> {
         unsafe { Rows::prepare(operands, embeddings, &self.launch, &self.input, self.base) }
     }
 
-    /// The pairs as the passes see them, with the key ranges of a tile size.
-    unsafe fn ranges(&self, plan: &KeyRanges) -> Result<Pairs> {
+    /// The pairs as the passes see them, with the key ranges of a tile size that lie there already.
+    fn placed(&self, plan: &KeyRanges) -> Pairs {
         let base = self.base;
         let mut pairs = match &self.plan.embeddings.order {
             Some(order) => order.pairs(self.input.pairs, base),
@@ -1698,6 +1743,13 @@ impl Pass<'_> {
             row_bands,
             column_bands,
         };
+        pairs
+    }
+
+    /// The same, finding them. Safety as for [`Pass`].
+    unsafe fn ranges(&self, plan: &KeyRanges) -> Result<Pairs> {
+        let pairs = self.placed(plan);
+        let Ranges { row_bands, column_bands, .. } = pairs.ranges;
         let Pairs { rows, columns, ranges, .. } = pairs;
         // SAFETY: as in `forward`.
         let fill = |keys: Address, count: u32, to: Address| unsafe {
@@ -1737,6 +1789,7 @@ unsafe fn row_groups(
     pairs: &Pairs,
     scale: Address,
     positive: Address,
+    kept: Kept,
     groups: Groups,
     base: Address,
 ) -> Result<Address> {
@@ -1745,7 +1798,8 @@ unsafe fn row_groups(
     // SAFETY: as in `Pass::forward`.
     unsafe {
         let Rows { x, y } = rows;
-        launch.stats(plan.kind, x, y, depth, pairs, plan.walk, scale, maximum, sum, positive)?;
+        let (kind, walk) = (plan.kind, plan.walk);
+        launch.stats(kind, x, y, depth, pairs, walk, scale, maximum, sum, positive, kept)?;
         if groups.stride == 1 {
             launch.merge_groups(maximum, sum, plan.partials, n, scale, groups)?;
             return Ok(groups.sum);
@@ -1800,7 +1854,8 @@ impl LogSumExpPlan {
             let rows = Rows::prepare(&self.operands, &self.embeddings, launch, input, base)?;
             launch.scalar(input.scale.0, input.scale.1, true, scale)?;
             let pairs = &input.pairs;
-            row_groups(launch, &self.groups, rows, shape.d as u32, pairs, scale, 0, groups, base)?;
+            let (plan, depth, none) = (&self.groups, shape.d as u32, Kept::NONE);
+            row_groups(launch, plan, rows, depth, pairs, scale, 0, none, groups, base)?;
             launch.log_sum_exp(groups, shape.groups() as u32, scale, out)
         }
     }

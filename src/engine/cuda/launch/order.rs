@@ -23,7 +23,7 @@ pub(in crate::engine::cuda) struct Keys {
 unsafe impl DeviceRepr for Keys {}
 
 /// Threads of the block that sorts: at least, at most, and keys of a thread up to there.
-const SORT_THREADS: (u32, u32) = (256, 1024);
+const SORT_THREADS: (u32, u32) = (64, 1024);
 const SORT_KEYS: u32 = 4;
 /// Rows of a block that copies.
 const COPY_ROWS: usize = 64;
@@ -64,6 +64,21 @@ impl Launcher<'_> {
         let grid = blocks(groups as usize + 1);
         let function = &self.table.order.key_starts;
         launch!(self, function, grid, THREADS, &sorted, &count, &groups, &starts)
+    }
+
+    /// `matches`: `count` pairs of u32, where those equal to each of `keys` begin and end among
+    /// `others` sorted ones.
+    pub unsafe fn key_matches(
+        &self,
+        keys: Address,
+        count: u32,
+        sorted: Address,
+        others: u32,
+        matches: Address,
+    ) -> Result<()> {
+        let grid = blocks(count as usize);
+        let function = &self.table.order.key_matches;
+        launch!(self, function, grid, THREADS, &keys, &count, &sorted, &others, &matches)
     }
 
     /// `bands`: `count` pairs of u32, of as many ranges in `own` and `others` in `other`; `back`:
