@@ -3,7 +3,7 @@
 use cudarc::driver::{CudaFunction, DeviceRepr, PushKernelArg};
 
 use super::{
-    Address, Coefficients, Kind, Launcher, Operand, Output, Pairs, THREADS, Tile, WARPS, blocks,
+    Address, Arithmetic, Coefficients, Kind, Launcher, Operand, Output, Pairs, THREADS, Tile, WARPS, blocks,
     configuration,
 };
 use crate::Result;
@@ -83,7 +83,8 @@ pub(in crate::engine::cuda) struct RowLists {
     pub capacity: u32,
 }
 
-/// Where the similarities of a sample go, and the largest of each four of them, if that is not 0.
+/// Where the similarities of a sample go, and the largest of some of them each, as
+/// [`Kind::tops`] says, if that is not 0.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::cuda) struct Values {
     pub all: Address,
@@ -101,14 +102,30 @@ pub(in crate::engine::cuda) struct Guess {
     stride: u32,
     rank: u32,
     each: u32,
+    apart: u32,
+}
+
+impl Kind {
+    /// Of how many values of a row a sample holds the largest: those of a thread; and how many such
+    /// share their fours (kernels/mining.cu, store_sample).
+    pub(in crate::engine::cuda) fn tops(self) -> (usize, usize) {
+        match (self.arithmetic, self.tile) {
+            (Arithmetic::F32, Tile::Large) => (8, 16),
+            (Arithmetic::F32, Tile::Small) => (4, 8),
+            (_, Tile::Large) => (16, 4),
+            (_, Tile::Small) => (8, 4),
+        }
+    }
 }
 
 impl Guess {
-    /// Of the tiles that a sample takes of each line. `by_fours`: an element is the largest of four.
-    pub fn new(values: Values, sample: Sample, tile: Tile, rank: usize, by_fours: bool) -> Self {
-        let (side, each) = (tile.side() as u32, if by_fours { 4 } else { 1 });
+    /// Of the tiles that a sample takes of each line. `by_tops`: an element is one of the largest.
+    pub fn new(values: Values, sample: Sample, kind: Kind, rank: usize, by_tops: bool) -> Self {
+        let side = kind.tile.side() as u32;
+        let (each, apart) = if by_tops { kind.tops() } else { (1, 1) };
         let (Values { all, tops }, Sample { stride, taken, .. }) = (values, sample);
-        Self { values: all, tops, width: taken * side, side, stride, rank: rank as u32, each }
+        let (rank, each, apart) = (rank as u32, each as u32, apart as u32);
+        Self { values: all, tops, width: taken * side, side, stride, rank, each, apart }
     }
 }
 
@@ -181,10 +198,11 @@ fn list_blocks(list: &List) -> usize {
 /// Pairs that a block of the sort takes (kernels/lists.cu).
 const SORT_CHUNK: usize = 2048;
 /// Threads of a row's list (kernels/row_lists.cuh).
-const ROW_LANES: u32 = 8;
-/// Threads of the one block that searches a list, and of one that selects in rows (kernels/lists.cu).
+const ROW_LANES: u32 = 4;
+/// Threads of the one block that searches a list, and of one that goes through rows' lists
+/// (kernels/lists.cu).
 const SEARCH_THREADS: u32 = 1024;
-const SELECT_ROWS_THREADS: u32 = 128;
+const ROW_THREADS: u32 = 64;
 /// Bits of a digit of the sort.
 pub(in crate::engine::cuda) const SORT_BITS: u32 = 8;
 
@@ -410,9 +428,9 @@ impl Launcher<'_> {
         lists: RowLists,
         cuts: Address,
     ) -> Result<()> {
-        let grid = (count as usize).div_ceil((THREADS / ROW_LANES) as usize);
+        let grid = (count as usize).div_ceil((ROW_THREADS / ROW_LANES) as usize);
         let function = &self.table.mining.guess_rows;
-        launch!(self, function, grid, THREADS, &guess, &slack, &first, &count, &lists, &cuts)
+        launch!(self, function, grid, ROW_THREADS, &guess, &slack, &first, &count, &lists, &cuts)
     }
 
     /// Guesses the cut of the whole matrix, and puts the sample's pairs that it includes into the
@@ -516,13 +534,13 @@ impl Launcher<'_> {
         cuts: Address,
         totals: RowTotals,
     ) -> Result<()> {
-        let grid = (count as usize).div_ceil((SELECT_ROWS_THREADS / ROW_LANES) as usize);
+        let grid = (count as usize).div_ceil((ROW_THREADS / ROW_LANES) as usize);
         let function = &self.table.mining.select_rows;
         launch!(
             self,
             function,
             grid,
-            SELECT_ROWS_THREADS,
+            ROW_THREADS,
             &lists,
             &k,
             &columns,

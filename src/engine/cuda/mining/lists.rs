@@ -46,10 +46,10 @@ pub(in super::super) struct Stages {
     rest: Sample,
     by_row: bool,
     /// How many pairs are mined of a group, at most; and of the sample's, how many a cut is to
-    /// include: of the largest of four, if that is said.
+    /// include: of the largest of some each, if that is said.
     k: usize,
     rank: usize,
-    by_fours: bool,
+    by_tops: bool,
     /// Rows that are mined at a time: all, or some where each has its own cut.
     pub rows: usize,
     /// Pairs that are collected of a group, at most.
@@ -67,11 +67,13 @@ fn at_most(k: usize, share: f64) -> usize {
     ((expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize).min(k)
 }
 
-/// The same of a row, of which a wrong guess costs less: so many or more in one case of 100,000, and
-/// no margin. A Chernoff bound on a binomial tail, and what its first term is short of it.
-fn at_most_of_row(k: usize, share: f64) -> usize {
-    let pairs = k as f64;
+/// How many of `pairs` there are at most, each with this probability: so many or more in one case of
+/// 100,000. A Chernoff bound on a binomial tail, and what its first term is short of it.
+fn at_most_in_row(pairs: f64, share: f64) -> usize {
     let rare = |&count: &usize| {
+        if count as f64 >= pairs {
+            return true;
+        }
         let part = count as f64 / pairs;
         let rest = 1.0 - part;
         let distance = part * (part / share).ln() + rest * (rest / (1.0 - share)).ln();
@@ -80,12 +82,25 @@ fn at_most_of_row(k: usize, share: f64) -> usize {
         (-pairs * distance).exp() <= 1e-5 * first * (1.0 - ratio)
     };
     // Nothing is rarer than all.
-    let (mut few, mut many) = ((pairs * share) as usize, k);
+    let (mut few, mut many) = ((pairs * share) as usize, pairs.ceil() as usize);
     while many > few + 1 {
         let middle = few + (many - few) / 2;
         if rare(&middle) { many = middle } else { few = middle }
     }
     many
+}
+
+/// Of `pairs` that lie anywhere in `cells`, how many of a part of the cells have some of them, at
+/// most; in the same sense. A binomial tail of the same mean and variance.
+fn at_most_of_cells(pairs: usize, cells: usize, part: usize) -> usize {
+    let (cells, taken) = (cells as f64, part as f64);
+    // That one has none, and that two have none.
+    let empty = |count: f64| (pairs as f64 * (-count / cells).ln_1p()).exp();
+    let (one, two) = (empty(1.0), empty(2.0));
+    let mean = taken * (1.0 - one);
+    let variance = taken * one * (1.0 - taken * one) + taken * (taken - 1.0) * two;
+    let share = (1.0 - variance / mean).clamp(1e-9, 1.0 - 1e-9);
+    at_most_in_row(mean / share, share).min(part)
 }
 
 /// How many elements more than its rank a guess may include of a sample.
@@ -95,12 +110,12 @@ fn slack(rank: usize) -> usize {
 
 /// The same of a row's, whose every candidate costs.
 fn row_slack(rank: usize) -> usize {
-    slack(rank).min(16 + rank / 16)
+    1 + rank / 16
 }
 
-/// The share of pairs that lie above a cut which a share of the largest of four lie above.
-fn share_of_fours(share: f64) -> f64 {
-    1.0 - (1.0 - share).powf(0.25)
+/// The share of pairs that lie above a cut which a share of the largest of so many each lie above.
+fn share_of_tops(share: f64, each: usize) -> f64 {
+    1.0 - (1.0 - share).powf(1.0 / each as f64)
 }
 
 /// How many pairs there may be by chance where so many are expected, as `found` of a sample say.
@@ -110,7 +125,7 @@ fn likely(expected: f64, found: usize) -> f64 {
 }
 
 /// Instructions, about: of a pair of the sample, and of a candidate; of rows, and of the matrix.
-const ROW_COSTS: (f64, f64) = (6.0, 60.0);
+const ROW_COSTS: (f64, f64) = (6.0, 110.0);
 const MATRIX_COSTS: (f64, f64) = (30.0, 150.0);
 
 /// How few pairs are mined, with lists of so many bytes at most; `None` where there is no mining, or
@@ -119,7 +134,7 @@ pub(in super::super) fn stages(shape: &Shape, kind: Kind, list_bytes: usize) -> 
     let stages = match shape.mining {
         Mining::All => None,
         Mining::Hardest(k) => of_matrix(shape, kind.tile, k, list_bytes),
-        Mining::HardestPerRow(k) => of_rows(shape, kind.tile, k, list_bytes),
+        Mining::HardestPerRow(k) => of_rows(shape, kind, k, list_bytes),
     }?;
     let most = shape.n.saturating_mul(shape.m) / dense_pairs(kind.arithmetic);
     // With labels, the gradient has positives too many for a list.
@@ -137,20 +152,24 @@ fn dense_pairs(arithmetic: Arithmetic) -> usize {
     }
 }
 
-fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Stages> {
+fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Stages> {
     let Shape { n, m, .. } = *shape;
-    let side = tile.side();
+    let side = kind.tile.side();
     let line = m.div_ceil(side);
-    // Of a sample, the guess's rank, whether of fours, and how many pairs it is to include of all.
+    let (each, _) = kind.tops();
+    // Of a sample, the guess's rank, whether of the largest, and how many pairs it is to include of
+    // all. Pairs are missing only if so many of the first k - 1 are in the sample.
     let guess = |taken: usize| {
         let (width, share) = (taken * side, taken as f64 / line as f64);
-        // Pairs are missing only if so many of the first k - 1 are in the sample.
-        let rank = at_most_of_row(k - 1, share).max(1);
-        let part = |each: usize| (rank + row_slack(rank) / 2) as f64 / (width / each) as f64;
-        // Where most fours are above the cut, they say little.
-        let by_fours = part(4) < 0.5;
-        let above = if by_fours { share_of_fours(part(4)) } else { part(1) };
-        (rank, by_fours, above * m as f64)
+        let part = |rank: usize, of: usize| (rank + row_slack(rank) / 2) as f64 / of as f64;
+        let cells = at_most_of_cells(k - 1, line * side / each, width / each).max(1);
+        let by_tops = part(cells, width / each);
+        // Where most of them are above the cut, they say little.
+        if by_tops < 0.75 {
+            return (cells, true, share_of_tops(by_tops, each) * m as f64);
+        }
+        let rank = at_most_in_row((k - 1) as f64, share).max(1);
+        (rank, false, part(rank, width) * m as f64)
     };
     let cost = |&taken: &usize| {
         let (.., candidates) = guess(taken);
@@ -161,7 +180,7 @@ fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Sta
     let stride = line / taken;
     let sample = Sample::new(line, stride, 0);
     let taken = sample.taken();
-    let (rank, by_fours, expected) = guess(taken);
+    let (rank, by_tops, expected) = guess(taken);
     let capacity = (likely(expected, rank) as usize).max(k.checked_add(side)?);
     if capacity > m / 2 {
         return None;
@@ -181,7 +200,7 @@ fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Sta
         by_row: true,
         k,
         rank,
-        by_fours,
+        by_tops,
         rows,
         capacity,
         mined,
@@ -249,8 +268,8 @@ fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<S
         return None;
     }
     let middle = middle.map(|tiles| (tiles, (margin * rank).min(k)));
-    let (by_row, by_fours, rows, mined, kept) = (false, false, n, k, false);
-    Some(Stages { sample, middle, rest, by_row, k, rank, by_fours, rows, capacity, mined, kept })
+    let (by_row, by_tops, rows, mined, kept) = (false, false, n, k, false);
+    Some(Stages { sample, middle, rest, by_row, k, rank, by_tops, rows, capacity, mined, kept })
 }
 
 /// The mined pairs, sorted by row, then column: what backward needs of them.
@@ -275,7 +294,7 @@ impl SavedList {
 pub(in super::super) struct ListsPlan {
     kind: Kind,
     stages: Stages,
-    /// The similarities of the sample, and the largest of each four.
+    /// The similarities of the sample, and the largest of some each.
     values: Region,
     tops: Region,
     candidates: Candidates,
@@ -333,7 +352,7 @@ impl ListsPlan {
             kind,
             stages,
             values: layout.take::<f32>(values)?,
-            tops: layout.take::<f32>(if stages.by_fours { values / 4 } else { 0 })?,
+            tops: layout.take::<f32>(if stages.by_tops { values / kind.tops().0 } else { 0 })?,
             candidates,
             zeros: layout.take::<u64>(1 + shape.n)?,
             lost: layout.take::<u32>(lost)?,
@@ -402,11 +421,11 @@ impl ListsPlan {
     ) -> Result<()> {
         let Shape { n, m, d, .. } = *shape;
         let (kind, depth) = (self.kind, d as u32);
-        let Stages { sample, middle, rest, k, rank, by_fours, capacity, .. } = self.stages;
+        let Stages { sample, middle, rest, k, rank, by_tops, capacity, .. } = self.stages;
         let pairs = &with_cuts(*pairs, shape, to.cuts);
-        let tops = if by_fours { self.tops.at(base) } else { 0 };
+        let tops = if by_tops { self.tops.at(base) } else { 0 };
         let values = Values { all: self.values.at(base), tops };
-        let guess = Guess::new(values, sample, kind.tile, rank, by_fours);
+        let guess = Guess::new(values, sample, kind, rank, by_tops);
         let (lost, starts) = (self.lost.at(base), self.starts.at(base));
         let counts = self.poison(base) + 4 * n as u64;
         let aside = Aside { poison: self.poison(base), positive: to.positive };
@@ -680,6 +699,20 @@ mod tests {
         assert!(of(1 << 20, 1 << 20, Mining::Hardest(100_000)).is_some());
     }
 
+    /// The elements of a row's sample.
+    fn tops(sample: &[f32], kind: Kind, by_tops: bool) -> Vec<f32> {
+        let (each, apart) = if by_tops { kind.tops() } else { (1, 1) };
+        if each == 1 {
+            return sample.to_vec();
+        }
+        let shared = sample.chunks(each * apart);
+        let part = |part: &[f32], at: usize| {
+            let fours = part.chunks(4).skip(at).step_by(apart);
+            fours.flatten().copied().reduce(f32::max).unwrap()
+        };
+        shared.flat_map(|fours| (0..apart).map(move |at| part(fours, at))).collect()
+    }
+
     /// The cut that guess_rows (kernels/lists.cu) takes from the elements of a row.
     fn guess(elements: &[f32], rank: usize) -> f32 {
         let numbers = || elements.iter().copied().filter(|element| !element.is_nan());
@@ -765,9 +798,7 @@ mod tests {
                 let tiles = (0..taken).map(|tile| tile * (N / side / taken) * side);
                 let sample = tiles.flat_map(|at| row[at..at + side].iter().copied());
                 let sample: Vec<f32> = sample.collect();
-                let each = if stages.by_fours { 4 } else { 1 };
-                let tops = sample.chunks(each).map(|part| part.iter().copied().reduce(f32::max));
-                let tops: Vec<f32> = tops.map(Option::unwrap).collect();
+                let tops = tops(&sample, kind, stages.by_tops);
                 let cut = guess(&tops, stages.rank);
                 let found = row.iter().filter(|&&similarity| similarity >= cut).count();
                 sum += found;
