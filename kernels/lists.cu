@@ -227,7 +227,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     } else {
         // The values of an element: `apart` elements side by side share their fours.
         const unsigned shared_by = rows::width(guess.apart - 1);
-        const unsigned fours = guess.each / 4;
+        const unsigned reach = guess.each / 4 * guess.apart;
 #pragma unroll 1
         for (unsigned i = group.lane; i < end; i += rows::LANES) {
             const float4 four = elements[i];
@@ -237,10 +237,10 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
 #pragma unroll 1
             for (; found != 0; found &= found - 1) {
                 const unsigned element = i * 4 + __ffs(found) - 1;
-                const unsigned part = element >> shared_by << shared_by;
-                unsigned quad = part * fours + element - part;
-#pragma unroll 4
-                for (unsigned f = 0; f < fours; ++f, quad += guess.apart) {
+                unsigned quad = (element >> shared_by) * reach + (element & (guess.apart - 1));
+                const unsigned stop = quad + reach;
+#pragma unroll 1
+                for (; quad < stop; quad += guess.apart) {
                     const float4 four = values[quad];
                     if (most_of(four) >= cut) add_above(quad, four);
                 }
@@ -476,32 +476,32 @@ struct Taken {
     bool open;
     Word least;
 
-    // Calls take(word) for them; afterwards `least` is known. `words`: low half first.
+    // Calls take(half) for them; afterwards `least` is known.
     template <class Take>
-    __device__ __forceinline__ void each(const rows::Group& group, const uint2* words,
+    __device__ __forceinline__ void each(const rows::Group& group, const Word* words,
                                          unsigned length, SelectScratch& own, Take take) {
         group.sync();
-#pragma unroll 4
-        for (unsigned i = group.lane; i < length; i += rows::LANES) {
-            const uint2 half = words[i];
-            if (half.y < first) continue;
+        rows::each_word(group, rows::halves_of(words), length, [&](uint2 half) {
+            if (half.y < first) return;
+            if (half.y > last) return take(half);
             const Word word = static_cast<Word>(half.y) << 32 | half.x;
-            if (half.y > last)
-                take(word);
-            else if (open)
+            if (open)
                 own.few[atomicAdd(&own.number, 1u)] = word;
             else if (word >= least)
-                take(word);
-        }
+                take(half);
+        });
         group.sync();
         if (!open) return;
         const unsigned number = own.number;
         Word found = 0;
+#pragma unroll 1
         for (unsigned i = group.lane; i < number; i += rows::LANES) {
             const Word word = own.few[i];
             unsigned place = 1;
+#pragma unroll 1
             for (unsigned other = 0; other < number; ++other) place += own.few[other] > word;
-            if (place <= left) take(word);
+            if (place <= left)
+                take(make_uint2(static_cast<unsigned>(word), static_cast<unsigned>(word >> 32)));
             if (place == left) found = word;
         }
         group.sync();
@@ -530,19 +530,24 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         words = lists.words + start;
         length = starts[row + 1] - start;
     }
-    // Low half first: ~column, key.
-    const uint2* halves = reinterpret_cast<const uint2*>(words);
     const bool selects = lists.capacity != 0 && length > k;
     unsigned most = 0;  // the largest key
     Taken taken{0, ~0u, 0, false, 0};
     if (!selects) {
         most = rows::largest(group, words, length);
     } else {
-        // The k-th is hardly above all of these: bins up to there are narrower.
-        unsigned high = halves[min(group.lane, length - 1)].y;
-        high = group.most(max(high, halves[min(group.lane + rows::LANES, length - 1)].y));
         const unsigned low = cuts[first_row + row].key;
-        bool guessed = true;
+        // The k-th is hardly above all of some: bins up to there are narrower.
+        bool guessed = length < 6 * k;
+        unsigned high;
+        if (guessed) {
+            const uint2* some = rows::halves_of(words);
+            high = max(some[min(group.lane, length - 1)].y,
+                       some[min(group.lane + rows::LANES, length - 1)].y);
+            high = group.most(high);
+        } else {
+            high = rows::largest(group, words, length);
+        }
         rows::Bound keys;
 #pragma unroll 1
         while (true) {
@@ -551,13 +556,11 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
             };
             keys = rows::lower_bound(
                 group, own.bins, low, high, k, enough, [&](const rows::Bins& bins) {
-#pragma unroll 4
-                    for (unsigned i = group.lane; i < length; i += rows::LANES) {
-                        const unsigned key = halves[i].y;
-                        most = max(most, key);
+                    rows::each_word(group, rows::halves_of(words), length, [&](uint2 half) {
+                        most = max(most, half.y);
                         // What is above all bins is in the first.
-                        bins.add(min(key, high));
-                    }
+                        bins.add(min(half.y, high));
+                    });
                 });
             if (!guessed || keys.equal != keys.found) break;
             high = group.most(most);
@@ -568,21 +571,22 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         if (!taken.open) {
             // Of so many in one bin, all have the same key. A cut is a pair: those that repeat_rows
             // left out may be close below it.
-            const Word bound = rows::kth_of_key(group, own.bins, halves + group.lane,
-                                                halves + length, keys.key, taken.left);
+            const Word bound =
+                rows::kth_of_key(group, own.bins, words, length, keys.key, taken.left);
             Word least = ~0ull;
-            for (unsigned i = group.lane; i < length; i += rows::LANES)
-                if (words[i] >= bound) least = min(least, words[i]);
+            rows::each_word(group, words, length, [&](Word word) {
+                if (word >= bound) least = min(least, word);
+            });
             taken.least = group.least(least);
         }
         if (group.lane == 0) own.number = 0;
     }
     RowSum sum(totals, most, selects ? k : length);
-    const auto add = [&](Word word) {
-        if (totals.maximum) sum.add(key_of(word));
+    const auto add = [&](uint2 half) {
+        if (totals.maximum) sum.add(half.y);
     };
     if (!sorted) {
-        taken.each(group, halves, length, own, add);
+        taken.each(group, words, length, own, add);
     } else if (length <= rows::LANES && !selects) {
         if (group.lane < length) {
             const Word word = words[group.lane];
@@ -590,11 +594,11 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
 #pragma unroll 1
             for (unsigned i = 0; i < length; ++i) place += column_of(words[i]) < column_of(word);
             put(to, place, first_row + row, word);
-            add(word);
+            if (totals.maximum) sum.add(key_of(word));
         }
     } else {
         if (selects && columns > SPAN) {
-            taken.each(group, halves, length, own, [](Word) {});
+            taken.each(group, words, length, own, [](uint2) {});
             rows::keep(group, words, length, taken.least);
             length = k;
         }
@@ -605,8 +609,8 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
             const unsigned each = 1u << max(rows::width((span - 1) / (32 * rows::LANES)), 1);
             uint4* const own_spans = reinterpret_cast<uint4*>(own.spans + group.lane * each);
             for (unsigned i = 0; i < each / 2; ++i) own_spans[i] = make_uint4(0, 0, 0, 0);
-            taken.each(group, halves, length, own, [&](Word word) {
-                const unsigned at = column_of(word) - base;
+            taken.each(group, words, length, own, [&](uint2 half) {
+                const unsigned at = ~half.x - base;
                 if (at < span) atomicOr(&own.spans[at / 32].x, 1u << at % 32);
             });
             unsigned before = 0;
@@ -622,16 +626,14 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
                 own_spans[i] = two;
             }
             group.sync();
-#pragma unroll 4
-            for (unsigned i = group.lane; i < length; i += rows::LANES) {
-                const Word word = words[i];
-                if (word < taken.least) continue;
+            rows::each_word(group, static_cast<const Word*>(words), length, [&](Word word) {
+                if (word < taken.least) return;
                 const unsigned at = column_of(word) - base;
-                if (at >= span) continue;
+                if (at >= span) return;
                 const uint2 bits = own.spans[at / 32];
                 put(to, bits.y + __popc(bits.x & ((1u << at % 32) - 1)), first_row + row, word);
-                add(word);
-            }
+                if (totals.maximum) sum.add(key_of(word));
+            });
             start = ptx::shuffle(end, rows::LANES - 1, rows::LANES, group.lanes);
             group.sync();
         }

@@ -164,25 +164,45 @@ __device__ __forceinline__ Bound lower_bound(const Group& group, unsigned* count
     }
 }
 
+// Calls body(word) for the words of the lane. Four are on their way at a time.
+template <class Some, class Body>
+__device__ __forceinline__ void each_word(const Group& group, const Some* words, unsigned count,
+                                          Body body) {
+    const Some* word = words + group.lane;
+    const Some* const end = words + count;
+    if (count > 3 * LANES) {
+#pragma unroll 1
+        for (const Some* const last = end - 3 * LANES; word < last; word += 4 * LANES) {
+            const Some some[4] = {word[0], word[LANES], word[2 * LANES], word[3 * LANES]};
+#pragma unroll
+            for (unsigned i = 0; i < 4; ++i) body(some[i]);
+        }
+    }
+#pragma unroll 1
+    for (; word < end; word += LANES) body(*word);
+}
+
+// The halves of words: low first, ~column and key.
+__device__ __forceinline__ const uint2* halves_of(const Word* words) {
+    return reinterpret_cast<const uint2*>(words);
+}
+
 // The largest key of a row's words; 0 where there are none.
 __device__ __forceinline__ unsigned largest(const Group& group, const Word* words, unsigned count) {
-    // Low half first: ~column, key.
-    const uint2* halves = reinterpret_cast<const uint2*>(words);
-    const uint2* const end = halves + count;
     unsigned most = 0;
-    for (const uint2* word = halves + group.lane; word < end; word += LANES)
-        most = max(most, word->y);
+    each_word(group, halves_of(words), count, [&](uint2 half) { most = max(most, half.y); });
     return group.most(most);
 }
 
 // A word that just `left` of those with this key are not below.
 __device__ __forceinline__ Word kth_of_key(const Group& group, unsigned* counters,
-                                           const uint2* halves, const uint2* end, unsigned key,
+                                           const Word* words, unsigned count, unsigned key,
                                            unsigned left) {
     const auto just = [&](unsigned found, unsigned) { return found == left; };
     const Bound columns = lower_bound(group, counters, 0, ~0u, left, just, [&](const Bins& bins) {
-        for (const uint2* word = halves; word < end; word += LANES)
-            if (word->y == key) bins.add(word->x);
+        each_word(group, halves_of(words), count, [&](uint2 half) {
+            if (half.y == key) bins.add(half.x);
+        });
     });
     return static_cast<Word>(key) << 32 | columns.key;
 }
@@ -191,17 +211,13 @@ __device__ __forceinline__ Word kth_of_key(const Group& group, unsigned* counter
 // above `most`. No two words are alike.
 __device__ __forceinline__ Word kth(const Group& group, unsigned* counters, const Word* words,
                                     unsigned count, unsigned low, unsigned most, unsigned k) {
-    // Low half first: ~column, key.
-    const uint2* halves = reinterpret_cast<const uint2*>(words);
-    const uint2* const end = halves + count;
-    halves += group.lane;
     const auto just = [&](unsigned found, unsigned) { return found == k; };
     const Bound keys = lower_bound(group, counters, low, most, k, just, [&](const Bins& bins) {
-        for (const uint2* word = halves; word < end; word += LANES) bins.add(word->y);
+        each_word(group, halves_of(words), count, [&](uint2 half) { bins.add(half.y); });
     });
     if (keys.found == k) return static_cast<Word>(keys.key) << 32;
     // Some of those with the last key are too many.
-    return kth_of_key(group, counters, halves, end, keys.key, k - (keys.found - keys.equal));
+    return kth_of_key(group, counters, words, count, keys.key, k - (keys.found - keys.equal));
 }
 
 // Moves the words that are not below `least` to the front; gives the least of them.

@@ -3,8 +3,8 @@
 use cudarc::driver::{CudaFunction, DeviceRepr, PushKernelArg};
 
 use super::{
-    Address, Arithmetic, Coefficients, Kind, Launcher, Operand, Output, Pairs, THREADS, Tile, WARPS, blocks,
-    configuration,
+    Address, Arithmetic, Coefficients, Kind, Launcher, Operand, Output, Pairs, THREADS, Tile,
+    WARPS, blocks, configuration,
 };
 use crate::Result;
 use crate::engine::cuda::kernels::MiningTileKernels;

@@ -124,8 +124,10 @@ fn likely(expected: f64, found: usize) -> f64 {
     expected * (1.0 + 5.0 / found.sqrt() + 8.0 / found)
 }
 
-/// Instructions, about: of a pair of the sample, and of a candidate; of rows, and of the matrix.
-const ROW_COSTS: (f64, f64) = (6.0, 110.0);
+/// Instructions, about: of a pair of a row's sample, memory included, of one of the elements that its
+/// guess goes through, and of a candidate.
+const ROW_COSTS: (f64, f64, f64) = (6.0, 20.0, 110.0);
+/// Of a pair of the matrix's sample, and of a candidate.
 const MATRIX_COSTS: (f64, f64) = (30.0, 150.0);
 
 /// How few pairs are mined, with lists of so many bytes at most; `None` where there is no mining, or
@@ -157,30 +159,33 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
     let side = kind.tile.side();
     let line = m.div_ceil(side);
     let (each, _) = kind.tops();
-    // Of a sample, the guess's rank, whether of the largest, and how many pairs it is to include of
-    // all. Pairs are missing only if so many of the first k - 1 are in the sample.
+    // Of a sample, the guess's rank, whether of the largest, how many pairs it is to include of all,
+    // and what that costs. Pairs are missing only if so many of the first k - 1 are in the sample.
     let guess = |taken: usize| {
         let (width, share) = (taken * side, taken as f64 / line as f64);
-        let part = |rank: usize, of: usize| (rank + row_slack(rank) / 2) as f64 / of as f64;
+        let of = |rank: usize, by_tops: bool| {
+            let each = if by_tops { each } else { 1 };
+            let elements = (width / each) as f64;
+            let part = (rank + row_slack(rank) / 2) as f64 / elements;
+            // Where all of them are above the cut, they say nothing.
+            let part = if part < 0.97 { share_of_tops(part, each) } else { 1.0 };
+            let candidates = part * m as f64;
+            let (pair, element, candidate) = ROW_COSTS;
+            let cost = width as f64 * pair + elements * element + candidates * candidate;
+            (rank, by_tops, candidates, cost)
+        };
         let cells = at_most_of_cells(k - 1, line * side / each, width / each).max(1);
-        let by_tops = part(cells, width / each);
-        // Where most of them are above the cut, they say little.
-        if by_tops < 0.75 {
-            return (cells, true, share_of_tops(by_tops, each) * m as f64);
-        }
-        let rank = at_most_in_row((k - 1) as f64, share).max(1);
-        (rank, false, part(rank, width) * m as f64)
+        let (tops, all) =
+            (of(cells, true), of(at_most_in_row((k - 1) as f64, share).max(1), false));
+        if tops.3 <= all.3 { tops } else { all }
     };
-    let cost = |&taken: &usize| {
-        let (.., candidates) = guess(taken);
-        (taken * side) as f64 * ROW_COSTS.0 + candidates * ROW_COSTS.1
-    };
+    let cost = |&taken: &usize| guess(taken).3;
     let choices = (0..).map(|power| 1 << power).take_while(|&taken| 2 * taken <= line);
     let taken = choices.min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
     let stride = line / taken;
     let sample = Sample::new(line, stride, 0);
     let taken = sample.taken();
-    let (rank, by_tops, expected) = guess(taken);
+    let (rank, by_tops, expected, _) = guess(taken);
     let capacity = (likely(expected, rank) as usize).max(k.checked_add(side)?);
     if capacity > m / 2 {
         return None;
