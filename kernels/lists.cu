@@ -459,7 +459,7 @@ struct RowSum {
 // of bits before its own. Grid: ceil(rows / ROWS).
 constexpr unsigned SPAN = 8192;  // columns at a time
 constexpr unsigned SPAN_WORDS = SPAN / 32;
-constexpr unsigned FEW = 16;  // words that are compared with one another
+constexpr unsigned FEW = 32;  // words that are compared with one another
 struct alignas(16) SelectScratch {
     union {
         unsigned bins[rows::BINS];
@@ -542,9 +542,14 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         unsigned high;
         if (guessed) {
             const uint2* some = rows::halves_of(words);
-            high = max(some[min(group.lane, length - 1)].y,
-                       some[min(group.lane + rows::LANES, length - 1)].y);
-            high = group.most(high);
+            const auto key_at = [&](unsigned turn) {
+                return some[min(group.lane + turn * rows::LANES, length - 1)].y;
+            };
+            high = max(key_at(0), key_at(1));
+            if (2 * k < length)
+                high = group.most(high);
+            else
+                high = group.least(max(high, max(key_at(2), key_at(3))));
         } else {
             high = rows::largest(group, words, length);
         }

@@ -252,12 +252,14 @@ __device__ __forceinline__ void each_tile(const Operand& x, const Operand& y, un
     }
 }
 
-// The similarities of a sample's tile, and the largest of each thread's elements of a row: of
-// COLUMNS / 4 fours, which lie as many fours apart as threads of a warp share the row.
+// The similarities of a sample's tile; and the largest of each four side by side, or of each
+// thread's elements of a row: of COLUMNS / 4 fours, which lie as many fours apart as threads of a
+// warp share the row. Twin of Kind::tops.
 template <class Tile>
 __device__ __forceinline__ void store_sample(Tile& tile, const Pairs& pairs, unsigned i0,
                                              unsigned j0, unsigned place, const Sample& sample,
-                                             float* values, float* tops, const Aside& aside) {
+                                             float* values, float* tops, int by_fours,
+                                             const Aside& aside) {
     static_assert(Tile::GROUP == 4, "four columns side by side");
     constexpr unsigned APART = Tile::SIDE / Tile::COLUMNS / Tile::PARTS;
     poison_rows(tile, i0, pairs.rows, aside.poison);
@@ -276,19 +278,28 @@ __device__ __forceinline__ void store_sample(Tile& tile, const Pairs& pairs, uns
             *reinterpret_cast<float4*>(to + (Tile::column(c) - static_cast<int>(column))) =
                 make_float4(tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3));
         }
-        if (tops) tops[line / Tile::COLUMNS + top] = row_top(tile, r);
+        if (!tops) continue;
+        if (by_fours) {
+#pragma unroll
+            for (int c = 0; c < Tile::COLUMNS; c += 4)
+                tops[line / 4 + four + (Tile::column(c) - static_cast<int>(column)) / 4] =
+                    four_top(tile, r, c);
+        } else {
+            tops[line / Tile::COLUMNS + top] = row_top(tile, r);
+        }
     }
 }
 
 template <class Tile>
 __device__ __forceinline__ void sample(const Operand& x, const Operand& y, unsigned depth,
                                        const Pairs& pairs, unsigned first_row, const Sample& which,
-                                       unsigned tiles, float* values, float* tops,
+                                       unsigned tiles, float* values, float* tops, int by_fours,
                                        const Aside& aside) {
     __shared__ typename Tile::Storage storage;
     each_tile<Tile>(x, y, depth, pairs, first_row, which, tiles, storage,
                     [&](Tile& tile, unsigned i0, unsigned j0, unsigned place) {
-                        store_sample(tile, pairs, i0, j0, place, which, values, tops, aside);
+                        store_sample(tile, pairs, i0, j0, place, which, values, tops, by_fours,
+                                     aside);
                     });
 }
 
@@ -484,7 +495,7 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
 //     positive; lists: of the rows from first_row on, a multiple of SIDE; tiles: of the sample, in
 //     those rows.
 // sample: values: [lines * SIDE][taken * SIDE], NO_PAIR where a pair is not negative; tops: of every
-//     COLUMNS of them, no number where there is no pair; may be null.
+//     four (by_fours) or COLUMNS of them, no number where there is no pair; may be null.
 // collect: gate: nothing is done where it is 0; may be null. above.count and list: added to.
 // collect_rows: a cut for each row.
 // repeat_rows: a row has lost pairs where its list has overflown, or has fewer than k for all that a
@@ -504,8 +515,9 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
     }                                                                                           \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) sample_##NAME(          \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, Sample which,    \
-        unsigned tiles, float* values, float* tops, Aside aside) {                              \
-        sample<TILE>(x, y, depth, pairs, first_row, which, tiles, values, tops, aside);         \
+        unsigned tiles, float* values, float* tops, int by_fours, Aside aside) {                \
+        sample<TILE>(x, y, depth, pairs, first_row, which, tiles, values, tops, by_fours,       \
+                     aside);                                                                    \
     }                                                                                           \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) collect_rows_##NAME(    \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, Sample sample,   \

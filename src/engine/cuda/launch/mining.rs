@@ -83,12 +83,23 @@ pub(in crate::engine::cuda) struct RowLists {
     pub capacity: u32,
 }
 
-/// Where the similarities of a sample go, and the largest of some of them each, as
-/// [`Kind::tops`] says, if that is not 0.
+/// Where the similarities of a sample go, and the largest of some of them each, if that is not 0.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::cuda) struct Values {
     pub all: Address,
     pub tops: Address,
+    pub elements: Elements,
+}
+
+/// What a guess goes through of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine::cuda) enum Elements {
+    /// The values themselves.
+    Values,
+    /// The largest of each four.
+    Fours,
+    /// The largest of each thread's in a row, as [`Kind::tops`] says.
+    Tops,
 }
 
 /// Twin of Guess (kernels/lists.cu): a sample, and how many of its elements a cut is to include.
@@ -106,9 +117,9 @@ pub(in crate::engine::cuda) struct Guess {
 }
 
 impl Kind {
-    /// Of how many values of a row a sample holds the largest: those of a thread; and how many such
-    /// share their fours (kernels/mining.cu, store_sample).
-    pub(in crate::engine::cuda) fn tops(self) -> (usize, usize) {
+    /// Of how many values of a row a thread holds the largest, and how many such share their fours
+    /// (kernels/mining.cu, store_sample).
+    const fn tops(self) -> (usize, usize) {
         match (self.arithmetic, self.tile) {
             (Arithmetic::F32, Tile::Large) => (8, 16),
             (Arithmetic::F32, Tile::Small) => (4, 8),
@@ -116,14 +127,23 @@ impl Kind {
             (_, Tile::Small) => (8, 4),
         }
     }
+
+    /// Of how many values an element is the largest, and how many elements share their fours.
+    pub(in crate::engine::cuda) const fn each(self, elements: Elements) -> (usize, usize) {
+        match elements {
+            Elements::Values => (1, 1),
+            Elements::Fours => (4, 1),
+            Elements::Tops => self.tops(),
+        }
+    }
 }
 
 impl Guess {
-    /// Of the tiles that a sample takes of each line. `by_tops`: an element is one of the largest.
-    pub fn new(values: Values, sample: Sample, kind: Kind, rank: usize, by_tops: bool) -> Self {
+    /// Of the tiles that a sample takes of each line.
+    pub fn new(values: Values, sample: Sample, kind: Kind, rank: usize) -> Self {
         let side = kind.tile.side() as u32;
-        let (each, apart) = if by_tops { kind.tops() } else { (1, 1) };
-        let (Values { all, tops }, Sample { stride, taken, .. }) = (values, sample);
+        let (each, apart) = kind.each(values.elements);
+        let (Values { all, tops, .. }, Sample { stride, taken, .. }) = (values, sample);
         let (rank, each, apart) = (rank as u32, each as u32, apart as u32);
         Self { values: all, tops, width: taken * side, side, stride, rank, each, apart }
     }
@@ -360,10 +380,11 @@ impl Launcher<'_> {
         let function = &self.mining(kind).sample;
         let count = sample.count(tiles(kind.tile, end - first, pairs.columns));
         let (grid, threads) = (count.min(self.resident(kind.tile)), kind.tile.threads());
-        let (count, Values { all, tops }) = (count as u32, values);
+        let (count, Values { all, tops, elements }) = (count as u32, values);
+        let by_fours = i32::from(elements == Elements::Fours);
         launch!(
             self, function, grid, threads, &x, &y, &depth, pairs, &first, &sample, &count, &all,
-            &tops, &aside
+            &tops, &by_fours, &aside
         )
     }
 

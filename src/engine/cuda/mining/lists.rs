@@ -18,7 +18,7 @@
 //! the mined pairs are many: one in a list costs as much as dozens in a dense product.
 
 use super::super::launch::mining::{
-    Above, Aside, Guess, List, RowLists, RowTotals, Sample, Values, sort_counters, tiles,
+    Above, Aside, Elements, Guess, List, RowLists, RowTotals, Sample, Values, sort_counters, tiles,
 };
 use super::super::launch::{
     Address, Arithmetic, Coefficients, Groups, Kind, LABELED, Launcher, Operand, Output, Pairs,
@@ -46,10 +46,10 @@ pub(in super::super) struct Stages {
     rest: Sample,
     by_row: bool,
     /// How many pairs are mined of a group, at most; and of the sample's, how many a cut is to
-    /// include: of the largest of some each, if that is said.
+    /// include, and what an element of it is.
     k: usize,
     rank: usize,
-    by_tops: bool,
+    elements: Elements,
     /// Rows that are mined at a time: all, or some where each has its own cut.
     pub rows: usize,
     /// Pairs that are collected of a group, at most.
@@ -158,26 +158,28 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
     let Shape { n, m, .. } = *shape;
     let side = kind.tile.side();
     let line = m.div_ceil(side);
-    let (each, _) = kind.tops();
-    // Of a sample, the guess's rank, whether of the largest, how many pairs it is to include of all,
-    // and what that costs. Pairs are missing only if so many of the first k - 1 are in the sample.
+    // Of a sample, the guess's rank and elements, how many pairs it is to include of all, and what
+    // that costs. Pairs are missing only if so many of the first k - 1 are in the sample.
     let guess = |taken: usize| {
         let (width, share) = (taken * side, taken as f64 / line as f64);
-        let of = |rank: usize, by_tops: bool| {
-            let each = if by_tops { each } else { 1 };
-            let elements = (width / each) as f64;
-            let part = (rank + row_slack(rank) / 2) as f64 / elements;
+        let of = |elements: Elements| {
+            let (each, _) = kind.each(elements);
+            let count = width / each;
+            let rank = match elements {
+                Elements::Values => at_most_in_row((k - 1) as f64, share),
+                _ => at_most_of_cells(k - 1, line * side / each, count),
+            };
+            let rank = rank.max(1);
+            let part = (rank + row_slack(rank) / 2) as f64 / count as f64;
             // Where all of them are above the cut, they say nothing.
             let part = if part < 0.97 { share_of_tops(part, each) } else { 1.0 };
             let candidates = part * m as f64;
             let (pair, element, candidate) = ROW_COSTS;
-            let cost = width as f64 * pair + elements * element + candidates * candidate;
-            (rank, by_tops, candidates, cost)
+            let cost = width as f64 * pair + count as f64 * element + candidates * candidate;
+            (rank, elements, candidates, cost)
         };
-        let cells = at_most_of_cells(k - 1, line * side / each, width / each).max(1);
-        let (tops, all) =
-            (of(cells, true), of(at_most_in_row((k - 1) as f64, share).max(1), false));
-        if tops.3 <= all.3 { tops } else { all }
+        let ways = [Elements::Tops, Elements::Fours, Elements::Values].map(of);
+        ways.into_iter().min_by(|a, b| a.3.total_cmp(&b.3)).expect("three ways")
     };
     let cost = |&taken: &usize| guess(taken).3;
     let choices = (0..).map(|power| 1 << power).take_while(|&taken| 2 * taken <= line);
@@ -185,7 +187,7 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
     let stride = line / taken;
     let sample = Sample::new(line, stride, 0);
     let taken = sample.taken();
-    let (rank, by_tops, expected, _) = guess(taken);
+    let (rank, elements, expected, _) = guess(taken);
     let capacity = (likely(expected, rank) as usize).max(k.checked_add(side)?);
     if capacity > m / 2 {
         return None;
@@ -205,7 +207,7 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
         by_row: true,
         k,
         rank,
-        by_tops,
+        elements,
         rows,
         capacity,
         mined,
@@ -273,8 +275,8 @@ fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<S
         return None;
     }
     let middle = middle.map(|tiles| (tiles, (margin * rank).min(k)));
-    let (by_row, by_tops, rows, mined, kept) = (false, false, n, k, false);
-    Some(Stages { sample, middle, rest, by_row, k, rank, by_tops, rows, capacity, mined, kept })
+    let (by_row, elements, rows, mined, kept) = (false, Elements::Values, n, k, false);
+    Some(Stages { sample, middle, rest, by_row, k, rank, elements, rows, capacity, mined, kept })
 }
 
 /// The mined pairs, sorted by row, then column: what backward needs of them.
@@ -357,7 +359,10 @@ impl ListsPlan {
             kind,
             stages,
             values: layout.take::<f32>(values)?,
-            tops: layout.take::<f32>(if stages.by_tops { values / kind.tops().0 } else { 0 })?,
+            tops: layout.take::<f32>(match stages.elements {
+                Elements::Values => 0,
+                elements => values / kind.each(elements).0,
+            })?,
             candidates,
             zeros: layout.take::<u64>(1 + shape.n)?,
             lost: layout.take::<u32>(lost)?,
@@ -426,11 +431,11 @@ impl ListsPlan {
     ) -> Result<()> {
         let Shape { n, m, d, .. } = *shape;
         let (kind, depth) = (self.kind, d as u32);
-        let Stages { sample, middle, rest, k, rank, by_tops, capacity, .. } = self.stages;
+        let Stages { sample, middle, rest, k, rank, elements, capacity, .. } = self.stages;
         let pairs = &with_cuts(*pairs, shape, to.cuts);
-        let tops = if by_tops { self.tops.at(base) } else { 0 };
-        let values = Values { all: self.values.at(base), tops };
-        let guess = Guess::new(values, sample, kind, rank, by_tops);
+        let tops = if elements == Elements::Values { 0 } else { self.tops.at(base) };
+        let values = Values { all: self.values.at(base), tops, elements };
+        let guess = Guess::new(values, sample, kind, rank);
         let (lost, starts) = (self.lost.at(base), self.starts.at(base));
         let counts = self.poison(base) + 4 * n as u64;
         let aside = Aside { poison: self.poison(base), positive: to.positive };
@@ -705,8 +710,8 @@ mod tests {
     }
 
     /// The elements of a row's sample.
-    fn tops(sample: &[f32], kind: Kind, by_tops: bool) -> Vec<f32> {
-        let (each, apart) = if by_tops { kind.tops() } else { (1, 1) };
+    fn tops(sample: &[f32], kind: Kind, elements: Elements) -> Vec<f32> {
+        let (each, apart) = kind.each(elements);
         if each == 1 {
             return sample.to_vec();
         }
@@ -803,7 +808,7 @@ mod tests {
                 let tiles = (0..taken).map(|tile| tile * (N / side / taken) * side);
                 let sample = tiles.flat_map(|at| row[at..at + side].iter().copied());
                 let sample: Vec<f32> = sample.collect();
-                let tops = tops(&sample, kind, stages.by_tops);
+                let tops = tops(&sample, kind, stages.elements);
                 let cut = guess(&tops, stages.rank);
                 let found = row.iter().filter(|&&similarity| similarity >= cut).count();
                 sum += found;
