@@ -67,13 +67,11 @@ fn at_most(k: usize, share: f64) -> usize {
     ((expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize).min(k)
 }
 
-/// How many of `pairs` there are at most, each with this probability: so many or more in one case of
+/// How many of so many pairs are in a sample at most, each with this probability: so many or more in one case of
 /// 100,000. A Chernoff bound on a binomial tail, and what its first term is short of it.
-fn at_most_in_row(pairs: f64, share: f64) -> usize {
+fn at_most_in_row(of: usize, share: f64) -> usize {
+    let pairs = of as f64;
     let rare = |&count: &usize| {
-        if count as f64 >= pairs {
-            return true;
-        }
         let part = count as f64 / pairs;
         let rest = 1.0 - part;
         let distance = part * (part / share).ln() + rest * (rest / (1.0 - share)).ln();
@@ -82,7 +80,7 @@ fn at_most_in_row(pairs: f64, share: f64) -> usize {
         (-pairs * distance).exp() <= 1e-5 * first * (1.0 - ratio)
     };
     // Nothing is rarer than all.
-    let (mut few, mut many) = ((pairs * share) as usize, pairs.ceil() as usize);
+    let (mut few, mut many) = ((pairs * share) as usize, of);
     while many > few + 1 {
         let middle = few + (many - few) / 2;
         if rare(&middle) { many = middle } else { few = middle }
@@ -90,17 +88,20 @@ fn at_most_in_row(pairs: f64, share: f64) -> usize {
     many
 }
 
-/// Of `pairs` that lie anywhere in `cells`, how many of a part of the cells have some of them, at
-/// most; in the same sense. A binomial tail of the same mean and variance.
-fn at_most_of_cells(pairs: usize, cells: usize, part: usize) -> usize {
-    let (cells, taken) = (cells as f64, part as f64);
-    // That one has none, and that two have none.
-    let empty = |count: f64| (pairs as f64 * (-count / cells).ln_1p()).exp();
-    let (one, two) = (empty(1.0), empty(2.0));
-    let mean = taken * (1.0 - one);
-    let variance = taken * one * (1.0 - taken * one) + taken * (taken - 1.0) * two;
-    let share = (1.0 - variance / mean).clamp(1e-9, 1.0 - 1e-9);
-    at_most_in_row(mean / share, share).min(part)
+/// Of `pairs` that lie anywhere in a row of `columns`, how many of `cells` of so many columns `each`
+/// have some of them, at most; in the same sense, of which mean and variance say as much as the exact
+/// distribution, give or take one.
+fn at_most_of_cells(pairs: usize, columns: usize, each: usize, cells: usize) -> usize {
+    // That so many columns have none.
+    let empty = |count: usize| -> f64 {
+        let left = |i: usize| columns.saturating_sub(pairs + i) as f64 / (columns - i) as f64;
+        (0..count.min(columns)).map(left).product()
+    };
+    let (one, two, count) = (empty(each), empty(2 * each), cells as f64);
+    let mean = count * (1.0 - one);
+    let variance = count * one * (1.0 - count * one) + count * (count - 1.0) * two;
+    let most = mean + 4.3 * variance.max(0.0).sqrt() + 1.0;
+    (most.ceil() as usize).min(cells)
 }
 
 /// How many elements more than its rank a guess may include of a sample.
@@ -126,7 +127,7 @@ fn likely(expected: f64, found: usize) -> f64 {
 
 /// Instructions, about: of a pair of a row's sample, memory included, of one of the elements that its
 /// guess goes through, and of a candidate.
-const ROW_COSTS: (f64, f64, f64) = (4.0, 20.0, 110.0);
+const ROW_COSTS: (f64, f64, f64) = (6.0, 20.0, 110.0);
 /// Of a pair of the matrix's sample, and of a candidate.
 const MATRIX_COSTS: (f64, f64) = (30.0, 150.0);
 
@@ -166,8 +167,8 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
             let (each, _) = kind.each(elements);
             let count = width / each;
             let rank = match elements {
-                Elements::Values => at_most_in_row((k - 1) as f64, share),
-                _ => at_most_of_cells(k - 1, line * side / each, count),
+                Elements::Values => at_most_in_row(k - 1, share),
+                _ => at_most_of_cells(k - 1, m, each, count),
             };
             let rank = rank.max(1);
             let part = (rank + row_slack(rank) / 2) as f64 / count as f64;
@@ -664,6 +665,25 @@ mod tests {
             }
             assert!(taken.iter().all(|&count| count == 1), "{line}: {taken:?}");
         }
+    }
+
+    #[test]
+    fn so_many_cells_have_a_pair_at_most() {
+        // From the exact distribution: so many or more in less than one case of 100,000.
+        for (pairs, columns, each, cells, exact) in [
+            (15, 640, 16, 16, 13),
+            (15, 2048, 16, 32, 12),
+            (31, 2048, 16, 64, 25),
+            (63, 4096, 16, 64, 28),
+            (255, 4096, 4, 256, 85),
+            (255, 8192, 16, 128, 73),
+            (127, 2048, 4, 128, 48),
+        ] {
+            let most = at_most_of_cells(pairs, columns, each, cells);
+            assert!((exact..=exact + 1).contains(&most), "{most}, {exact} are exact");
+        }
+        assert_eq!(at_most_of_cells(0, 640, 16, 16), 1);
+        assert_eq!(at_most_of_cells(639, 640, 16, 16), 16);
     }
 
     #[test]
