@@ -110,42 +110,56 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // A sample, as mining.cu leaves it: [rows][width], tiles of `side` by `side`; column p is of the tile
 // p / side * stride of a line. Where a guess is made, `rank` of its elements, or a few more, are not
-// below the cut. Elements are `each` neighbouring values: themselves, or in `tops` the largest of
-// four, if `rank` of them are few: then there are hardly more values than these. Twin of
-// launch::Guess.
+// below the cut. Elements are the values themselves, or in `tops` the largest of `each` of them: as
+// many fours, which lie `apart` fours from one to the next (mining.cu). Twin of launch::Guess.
 struct Guess {
     const float* values;
     const float* tops;
     unsigned width;
-    unsigned side;  // a power of two
+    unsigned side;  // a power of two, as `each` and `apart`
     unsigned stride;
     unsigned rank;
-    unsigned each;  // 1 or 4
+    unsigned each;  // 1, or at least 4
+    unsigned apart;
 };
 
 __device__ __forceinline__ bool is_pair(float value) { return __float_as_uint(value) != NO_PAIR; }
 
-// Which of four are not below a cut.
-__device__ __forceinline__ unsigned set_of(float4 four, float cut) {
-    return (four.x >= cut ? 1 : 0) | (four.y >= cut ? 2 : 0) | (four.z >= cut ? 4 : 0) |
-           (four.w >= cut ? 8 : 0);
+__device__ __forceinline__ float most_of(float4 four) {
+    return fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w));
 }
 
+// Where a row's pairs go, one by one, in any order.
+struct RowList {
+    unsigned* count;  // in shared memory
+    uint2* words;     // low half first: ~column, key
+    unsigned capacity;
+
+    __device__ __forceinline__ void add(float similarity, unsigned column) const {
+        const unsigned to = atomicAdd(count, 1u);
+        if (to < capacity) words[to] = make_uint2(~column, order_key(similarity));
+    }
+};
+
 // A guess at the cut of each row, of which `slack` elements more than the rank will do, and the
-// sample's pairs up to there, into lists. Grid: ceil(rows / 32).
-extern "C" __global__ void __launch_bounds__(THREADS)
+// sample's pairs up to there, into lists. Grid: ceil(rows / ROWS).
+constexpr int ROW_THREADS = 64;
+constexpr int ROWS = ROW_THREADS / rows::LANES;
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     guess_rows(Guess guess, unsigned slack, unsigned first_row, unsigned count, RowLists lists,
                Cut* cuts) {
-    __shared__ __align__(16) unsigned shared[THREADS / rows::LANES][rows::BINS];
-    const unsigned row = thread_index() / rows::LANES;
+    __shared__ __align__(16) unsigned shared[ROWS][rows::BINS];
+    const unsigned row = blockIdx.x * ROWS + threadIdx.x / rows::LANES;
     if (row >= count) return;
     const rows::Group group;
     unsigned* counters = shared[threadIdx.x / rows::LANES];
-    const long long line = static_cast<long long>(row) * guess.width;
-    const float4* values = reinterpret_cast<const float4*>(guess.values + line);
-    const float* tops = guess.tops + line / 4;
-    const float4* elements = guess.each == 4 ? reinterpret_cast<const float4*>(tops) : values;
-    const unsigned end = guess.width / guess.each / 4;
+    const unsigned quads = guess.width / 4;
+    const float4* values =
+        reinterpret_cast<const float4*>(guess.values) + static_cast<long long>(row) * quads;
+    const unsigned end = quads / guess.each;
+    const float4* elements = values;
+    if (guess.each != 1)
+        elements = reinterpret_cast<const float4*>(guess.tops) + static_cast<long long>(row) * end;
     // What is no pair is no number.
     float least = INFINITE, most = -INFINITE;
 #pragma unroll 2
@@ -165,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const unsigned most_found = guess.rank + slack;
         const auto enough = [&](unsigned found, unsigned) { return found <= most_found; };
         const rows::Bound bound = rows::lower_bound(
-            group, counters, 0, ~0u, 0, guess.rank, enough, [&](const rows::Bins& bins) {
+            group, counters, 0, ~0u, guess.rank, enough, [&](const rows::Bins& bins) {
 #pragma unroll 2
                 for (unsigned i = group.lane; i < end; i += rows::LANES) {
                     const float4 four = elements[i];
@@ -181,38 +195,55 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     if (group.lane == 0) counters[0] = 0;
     group.sync();
-    Word* words = lists.words + static_cast<long long>(row) * lists.capacity;
+    const RowList list{counters,
+                       reinterpret_cast<uint2*>(lists.words) +
+                           static_cast<long long>(row) * lists.capacity,
+                       lists.capacity};
+    // The column of the first of a four.
     const unsigned side_bits = rows::width(guess.side - 1);
+    const auto column_of_quad = [&](unsigned quad) {
+        const unsigned tile = quad * 4 >> side_bits << side_bits;
+        return tile * guess.stride + quad * 4 - tile;
+    };
+    const auto add_above = [&](unsigned quad, float4 four) {
+        const unsigned column = column_of_quad(quad);
+        if (four.x >= cut) list.add(four.x, column);
+        if (four.y >= cut) list.add(four.y, column + 1);
+        if (four.z >= cut) list.add(four.z, column + 2);
+        if (four.w >= cut) list.add(four.w, column + 3);
+    };
+    if (all) {
 #pragma unroll 1
-    for (unsigned i = group.lane; i < end; i += rows::LANES) {
-        const float4 four = elements[i];
-        if (!all && !(fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w)) >= cut)) continue;
-        unsigned found = all ? 15 : set_of(four, cut);
-        // Elements may be the largest of as many values, or values themselves.
-        unsigned at = i;
-        if (guess.each == 4)
-            at *= 4;
-        else
-            found = found != 0;
+        for (unsigned i = group.lane; i < guess.width; i += rows::LANES) {
+            const float value = guess.values[static_cast<long long>(row) * guess.width + i];
+            if (is_pair(value)) list.add(value, column_of_quad(i / 4) + i % 4);
+        }
+    } else if (guess.each == 1) {
 #pragma unroll 1
-        for (; found != 0; found &= found - 1) {
-            const unsigned quad = at + __ffs(found) - 1;
-            const float4 four = values[quad];
-            const float each[4] = {four.x, four.y, four.z, four.w};
-            unsigned bits = set_of(four, cut);
-            if (all) {
-                bits = 0;
-#pragma unroll
-                for (unsigned e = 0; e < 4; ++e) bits |= is_pair(each[e]) ? 1u << e : 0;
-            }
-            unsigned to = atomicAdd(&counters[0], __popc(bits));
-            const unsigned tile = quad * 4 >> side_bits << side_bits;
-            const unsigned column = tile * guess.stride + quad * 4 - tile;
-#pragma unroll
-            for (unsigned e = 0; e < 4; ++e) {
-                if (!(bits >> e & 1)) continue;
-                if (to < lists.capacity) words[to] = word_of(order_key(each[e]), column + e);
-                ++to;
+        for (unsigned i = group.lane; i < end; i += rows::LANES) {
+            const float4 four = values[i];
+            if (most_of(four) >= cut) add_above(i, four);
+        }
+    } else {
+        // The values of an element: `apart` elements side by side share their fours.
+        const unsigned shared_by = rows::width(guess.apart - 1);
+        const unsigned reach = guess.each / 4 * guess.apart;
+#pragma unroll 1
+        for (unsigned i = group.lane; i < end; i += rows::LANES) {
+            const float4 four = elements[i];
+            if (!(most_of(four) >= cut)) continue;
+            unsigned found = (four.x >= cut ? 1 : 0) | (four.y >= cut ? 2 : 0) |
+                             (four.z >= cut ? 4 : 0) | (four.w >= cut ? 8 : 0);
+#pragma unroll 1
+            for (; found != 0; found &= found - 1) {
+                const unsigned element = i * 4 + __ffs(found) - 1;
+                unsigned quad = (element >> shared_by) * reach + (element & (guess.apart - 1));
+                const unsigned stop = quad + reach;
+#pragma unroll 1
+                for (; quad < stop; quad += guess.apart) {
+                    const float4 four = values[quad];
+                    if (most_of(four) >= cut) add_above(quad, four);
+                }
             }
         }
     }
@@ -423,22 +454,69 @@ struct RowSum {
 // lists.capacity is 0, all of them, at starts[i] in lists.words; then without `cuts`. totals: of the
 // rows from first_row on.
 //
-// Columns are bits in shared memory, some thousands at a time: a pair's place is the number of bits
-// before its own. Grid: ceil(rows / ROWS).
-constexpr int SELECT_THREADS = 128;
-constexpr int SELECT_ROWS = SELECT_THREADS / rows::LANES;
+// Keys are counted into bins; those of the bin that the k-th lies in, a few, are compared with one
+// another. Columns are bits in shared memory, some thousands at a time: a pair's place is the number
+// of bits before its own. Grid: ceil(rows / ROWS).
 constexpr unsigned SPAN = 8192;  // columns at a time
 constexpr unsigned SPAN_WORDS = SPAN / 32;
-static_assert(SPAN_WORDS >= rows::BINS, "the bits' place holds the bins first");
-extern "C" __global__ void __launch_bounds__(SELECT_THREADS)
+constexpr unsigned FEW = 32;  // words that are compared with one another
+struct alignas(16) SelectScratch {
+    union {
+        unsigned bins[rows::BINS];
+        uint2 spans[SPAN_WORDS];  // 32 columns' bits; and how many pairs are before them
+    };
+    Word few[FEW];
+    unsigned number;  // of the few
+};
+
+// Which of a row's words are taken: those from `least` on. While it is not known (`open`): those with
+// keys above `last`, and of those down to `first` so many as `left` says. Below `first` none are.
+struct Taken {
+    unsigned first, last, left;
+    bool open;
+    Word least;
+
+    // Calls take(half) for them; afterwards `least` is known.
+    template <class Take>
+    __device__ __forceinline__ void each(const rows::Group& group, const Word* words,
+                                         unsigned length, SelectScratch& own, Take take) {
+        group.sync();
+        rows::each_word(group, rows::halves_of(words), length, [&](uint2 half) {
+            if (half.y < first) return;
+            if (half.y > last) return take(half);
+            const Word word = static_cast<Word>(half.y) << 32 | half.x;
+            if (open)
+                own.few[atomicAdd(&own.number, 1u)] = word;
+            else if (word >= least)
+                take(half);
+        });
+        group.sync();
+        if (!open) return;
+        const unsigned number = own.number;
+        Word found = 0;
+#pragma unroll 1
+        for (unsigned i = group.lane; i < number; i += rows::LANES) {
+            const Word word = own.few[i];
+            unsigned place = 1;
+#pragma unroll 1
+            for (unsigned other = 0; other < number; ++other) place += own.few[other] > word;
+            if (place <= left)
+                take(make_uint2(static_cast<unsigned>(word), static_cast<unsigned>(word >> 32)));
+            if (place == left) found = word;
+        }
+        group.sync();
+        if (found != 0) own.few[0] = found;
+        group.sync();
+        least = own.few[0];
+        open = false;
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     select_rows(RowLists lists, unsigned k, unsigned columns, const unsigned* starts,
                 unsigned first_row, unsigned count, List to, Cut* cuts, RowTotals totals) {
-    __shared__ struct alignas(16) {
-        unsigned bits[SPAN_WORDS];
-        unsigned short before[SPAN_WORDS];  // bits in the words before, of the same lane
-        unsigned short lane[rows::LANES];   // in the lanes before
-    } shared[SELECT_ROWS];
-    const unsigned row = blockIdx.x * SELECT_ROWS + threadIdx.x / rows::LANES;
+    __shared__ SelectScratch shared[ROWS];
+    const unsigned row = blockIdx.x * ROWS + threadIdx.x / rows::LANES;
     if (row >= count) return;
     const rows::Group group;
     auto& own = shared[threadIdx.x / rows::LANES];
@@ -452,82 +530,120 @@ extern "C" __global__ void __launch_bounds__(SELECT_THREADS)
         words = lists.words + start;
         length = starts[row + 1] - start;
     }
-    const unsigned most = rows::largest(group, words, length);
-    Word least = 0;  // of those to be taken
     const bool selects = lists.capacity != 0 && length > k;
-    if (selects) {
-        least = rows::kth<true>(group, own.bits, words, length, cuts[first_row + row].key, most, k);
-        if (sorted && columns > SPAN) {
-            rows::keep(group, words, length, least);
-            length = k;
+    unsigned most = 0;  // the largest key
+    Taken taken{0, ~0u, 0, false, 0};
+    if (!selects) {
+        most = rows::largest(group, words, length);
+    } else {
+        const unsigned low = cuts[first_row + row].key;
+        // The k-th is hardly above all of some: bins up to there are narrower.
+        bool guessed = length < 6 * k;
+        unsigned high;
+        if (guessed) {
+            const uint2* some = rows::halves_of(words);
+            const auto key_at = [&](unsigned turn) {
+                return some[min(group.lane + turn * rows::LANES, length - 1)].y;
+            };
+            high = max(key_at(0), key_at(1));
+            if (2 * k < length)
+                high = group.most(high);
+            else
+                high = group.least(max(high, max(key_at(2), key_at(3))));
+        } else {
+            high = rows::largest(group, words, length);
         }
+        rows::Bound keys;
+#pragma unroll 1
+        while (true) {
+            const auto enough = [&](unsigned found, unsigned equal) {
+                return equal <= FEW || (guessed && equal == found);
+            };
+            keys = rows::lower_bound(
+                group, own.bins, low, high, k, enough, [&](const rows::Bins& bins) {
+                    rows::each_word(group, rows::halves_of(words), length, [&](uint2 half) {
+                        most = max(most, half.y);
+                        // What is above all bins is in the first.
+                        bins.add(min(half.y, high));
+                    });
+                });
+            if (!guessed || keys.equal != keys.found) break;
+            high = group.most(most);
+            guessed = false;
+        }
+        most = group.most(most);
+        taken = Taken{keys.key, keys.last, k - (keys.found - keys.equal), keys.equal <= FEW, 0};
+        if (!taken.open) {
+            // Of so many in one bin, all have the same key. A cut is a pair: those that repeat_rows
+            // left out may be close below it.
+            const Word bound =
+                rows::kth_of_key(group, own.bins, words, length, keys.key, taken.left);
+            Word least = ~0ull;
+            rows::each_word(group, words, length, [&](Word word) {
+                if (word >= bound) least = min(least, word);
+            });
+            taken.least = group.least(least);
+        }
+        if (group.lane == 0) own.number = 0;
     }
-    RowSum sum(totals, most, length);
-    Word last = ~0ull;
-    const auto take = [&](Word word) {
-        if (totals.maximum) sum.add(key_of(word));
-        last = min(last, word);
+    RowSum sum(totals, most, selects ? k : length);
+    const auto add = [&](uint2 half) {
+        if (totals.maximum) sum.add(half.y);
     };
-    const Word* const end = words + length;
     if (!sorted) {
-        for (const Word* word = words + group.lane; word < end; word += rows::LANES)
-            if (*word >= least) take(*word);
-    } else if (length <= rows::LANES && least == 0) {
+        taken.each(group, words, length, own, add);
+    } else if (length <= rows::LANES && !selects) {
         if (group.lane < length) {
             const Word word = words[group.lane];
             unsigned place = start;
 #pragma unroll 1
             for (unsigned i = 0; i < length; ++i) place += column_of(words[i]) < column_of(word);
             put(to, place, first_row + row, word);
-            take(word);
+            if (totals.maximum) sum.add(key_of(word));
         }
     } else {
+        if (selects && columns > SPAN) {
+            taken.each(group, words, length, own, [](uint2) {});
+            rows::keep(group, words, length, taken.least);
+            length = k;
+        }
 #pragma unroll 1
-        for (unsigned first = 0; first < columns; first += SPAN) {
-            // Each lane has some words of bits side by side, a power of two of them.
-            const unsigned span = min(columns - first, SPAN);
-            const unsigned each_bits = max(rows::width((span - 1) / (32 * rows::LANES)), 2);
-            const unsigned begin = group.lane << each_bits, stop = begin + (1u << each_bits);
-            for (unsigned i = begin; i < stop; i += 4)
-                *reinterpret_cast<uint4*>(own.bits + i) = make_uint4(0, 0, 0, 0);
-            group.sync();
-            for (const Word* word = words + group.lane; word < end; word += rows::LANES) {
-                if (*word < least) continue;
-                const unsigned at = column_of(*word) - first;
-                if (at < span) atomicOr(&own.bits[at / 32], 1u << at % 32);
+        for (unsigned base = 0; base < columns; base += SPAN) {
+            // Each lane has some bits side by side, words of them as a power of two.
+            const unsigned span = min(columns - base, SPAN);
+            const unsigned each = 1u << max(rows::width((span - 1) / (32 * rows::LANES)), 1);
+            uint4* const own_spans = reinterpret_cast<uint4*>(own.spans + group.lane * each);
+            for (unsigned i = 0; i < each / 2; ++i) own_spans[i] = make_uint4(0, 0, 0, 0);
+            taken.each(group, words, length, own, [&](uint2 half) {
+                const unsigned at = ~half.x - base;
+                if (at < span) atomicOr(&own.spans[at / 32].x, 1u << at % 32);
+            });
+            unsigned before = 0;
+            for (unsigned i = 0; i < each / 2; ++i)
+                before += __popc(own_spans[i].x) + __popc(own_spans[i].z);
+            const unsigned end = start + group.up_to(before);
+            before = end - before;
+            for (unsigned i = 0; i < each / 2; ++i) {
+                uint4 two = own_spans[i];
+                two.y = before;
+                two.w = before += __popc(two.x);
+                before += __popc(two.z);
+                own_spans[i] = two;
             }
             group.sync();
-            unsigned sum = 0;
-            for (unsigned i = begin; i < stop; i += 4) {
-                const uint4 four = *reinterpret_cast<const uint4*>(own.bits + i);
-                const unsigned second = sum + __popc(four.x), third = second + __popc(four.y);
-                const unsigned fourth = third + __popc(four.z);
-                *reinterpret_cast<uint2*>(own.before + i) =
-                    make_uint2(sum | second << 16, third | fourth << 16);
-                sum = fourth + __popc(four.w);
-            }
-            const unsigned all = group.up_to(sum);
-            own.lane[group.lane] = all - sum;
-            group.sync();
-            for (const Word* word = words + group.lane; word < end; word += rows::LANES) {
-                const Word mined = *word;
-                if (mined < least) continue;
-                const unsigned at = column_of(mined) - first;
-                if (at >= span) continue;
-                const unsigned below = own.bits[at / 32] & ((1u << at % 32) - 1);
-                const unsigned before = own.lane[at / 32 >> each_bits] + own.before[at / 32];
-                put(to, start + before + __popc(below), first_row + row, mined);
-                take(mined);
-            }
-            start += ptx::shuffle(all, rows::LANES - 1, rows::LANES, group.lanes);
+            rows::each_word(group, static_cast<const Word*>(words), length, [&](Word word) {
+                if (word < taken.least) return;
+                const unsigned at = column_of(word) - base;
+                if (at >= span) return;
+                const uint2 bits = own.spans[at / 32];
+                put(to, bits.y + __popc(bits.x & ((1u << at % 32) - 1)), first_row + row, word);
+                if (totals.maximum) sum.add(key_of(word));
+            });
+            start = ptx::shuffle(end, rows::LANES - 1, rows::LANES, group.lanes);
             group.sync();
         }
     }
-    // A cut is a pair: those that repeat_rows left out may be close below it.
-    if (selects) {
-        last = group.least(last);
-        if (group.lane == 0) cuts[first_row + row] = cut_of(last, first_row + row);
-    }
+    if (selects && group.lane == 0) cuts[first_row + row] = cut_of(taken.least, first_row + row);
     if (!totals.maximum) return;
     sum.sum = group.sum(sum.sum);
     if (group.lane == 0) sum.put(totals, row);

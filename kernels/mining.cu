@@ -170,6 +170,29 @@ struct Negatives {
     static constexpr unsigned ALL = Tile::COLUMNS == 32 ? ~0u : (1u << Tile::COLUMNS % 32) - 1;
 };
 
+// Says in `poison` which of the thread's rows are not finite.
+template <class Tile>
+__device__ __forceinline__ void poison_rows(const Tile& tile, unsigned i0, unsigned rows,
+                                            unsigned* poison) {
+    if (!poison) return;
+    // Where a product of two is finite, so are both, and one instruction tells of both: this is but
+    // for numbers beyond the root of the largest.
+    float all = 0.0f;
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; c += 2) all = fmaf(tile.at(r, c), tile.at(r, c + 1), all);
+    if (fabsf(all) < INFINITE) return;
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c) sum = fmaf(tile.at(r, c), 0.0f, sum);
+        // Always the same bits: the order does not matter.
+        if (sum != 0.0f) atomicOr(&poison[min(i0 + Tile::row(r), rows - 1)], 0x7fc00000u);
+    }
+}
+
 // The largest of four elements side by side, NaN aside.
 template <class Tile>
 __device__ __forceinline__ float four_top(const Tile& tile, int r, int c) {
@@ -177,19 +200,24 @@ __device__ __forceinline__ float four_top(const Tile& tile, int r, int c) {
                  fmaxf(tile.at(r, c + 2), tile.at(r, c + 3)));
 }
 
-// The largest of the thread's elements of a row of the tile, NaN aside; on the way, whether the row
-// is finite.
+// The largest of the thread's elements of a row of the tile, NaN aside.
 template <class Tile>
-__device__ __forceinline__ float row_top(const Tile& tile, int r, unsigned row, unsigned* poison) {
-    float top = four_top(tile, r, 0), sum = 0.0f;
+__device__ __forceinline__ float row_top(const Tile& tile, int r) {
+    float top = four_top(tile, r, 0);
 #pragma unroll
-    for (int c = 0; c < Tile::COLUMNS; ++c) {
-        if (c % 4 == 0 && c > 0) top = fmaxf(top, four_top(tile, r, c));
-        sum = fmaf(tile.at(r, c), 0.0f, sum);
-    }
-    // Rare, and always the same bits: the order does not matter.
-    if (poison && sum != 0.0f) atomicOr(&poison[row], 0x7fc00000u);
+    for (int c = 4; c < Tile::COLUMNS; c += 4) top = fmaxf(top, four_top(tile, r, c));
     return top;
+}
+
+// Marks the pairs that are not negative.
+template <class Tile>
+__device__ __forceinline__ void mark(Tile& tile, const Negatives<Tile>& negatives) {
+    if (negatives.all) return;
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c)
+            if (!negatives.cells.negative.get(r, c)) tile.put(r, c, __uint_as_float(NO_PAIR));
 }
 
 // The elements of a row that are not below a cut's similarity; all of them where there are too few
@@ -224,87 +252,98 @@ __device__ __forceinline__ void each_tile(const Operand& x, const Operand& y, un
     }
 }
 
-// The similarities of a sample's tile, and the largest of each four side by side.
+// The similarities of a sample's tile; and the largest of each four side by side, or of each
+// thread's elements of a row: of COLUMNS / 4 fours, which lie as many fours apart as threads of a
+// warp share the row. Twin of Kind::tops.
 template <class Tile>
 __device__ __forceinline__ void store_sample(Tile& tile, const Pairs& pairs, unsigned i0,
                                              unsigned j0, unsigned place, const Sample& sample,
-                                             float* values, float* tops, const Aside& aside) {
+                                             float* values, float* tops, int by_fours,
+                                             const Aside& aside) {
     static_assert(Tile::GROUP == 4, "four columns side by side");
-    const Negatives<Tile> negatives(tile, pairs, i0, j0, aside.positive);
-#pragma unroll
-    for (int r = 0; r < Tile::ROWS; ++r)
-        row_top(tile, r, min(i0 + Tile::row(r), pairs.rows - 1), aside.poison);
-    if (!negatives.all) {
-#pragma unroll
-        for (int r = 0; r < Tile::ROWS; ++r)
-#pragma unroll
-            for (int c = 0; c < Tile::COLUMNS; ++c)
-                if (!negatives.cells.negative.get(r, c)) tile.put(r, c, __uint_as_float(NO_PAIR));
-    }
+    constexpr unsigned APART = Tile::SIDE / Tile::COLUMNS / Tile::PARTS;
+    poison_rows(tile, i0, pairs.rows, aside.poison);
+    mark(tile, Negatives<Tile>(tile, pairs, i0, j0, aside.positive));
     const long long width = sample.taken * Tile::SIDE;
     const long long start =
         place / sample.taken * Tile::SIDE * width + place % sample.taken * Tile::SIDE;
-    const int column = Tile::column(0);
+    const unsigned column = Tile::column(0), four = column / 4;
+    const unsigned top = four / (APART * Tile::COLUMNS / 4) * APART + four % APART;
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
-        const unsigned long long to = start + Tile::row(r) * width + column;
+        const long long line = start + Tile::row(r) * width;
+        float* const to = values + line + column;
 #pragma unroll
         for (int c = 0; c < Tile::COLUMNS; c += 4) {
-            *reinterpret_cast<float4*>(values + to + (Tile::column(c) - column)) =
+            *reinterpret_cast<float4*>(to + (Tile::column(c) - static_cast<int>(column))) =
                 make_float4(tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3));
         }
         if (!tops) continue;
+        if (by_fours) {
 #pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; c += 4)
-            tops[to / 4 + (Tile::column(c) - column) / 4] = four_top(tile, r, c);
+            for (int c = 0; c < Tile::COLUMNS; c += 4)
+                tops[line / 4 + four + (Tile::column(c) - static_cast<int>(column)) / 4] =
+                    four_top(tile, r, c);
+        } else {
+            tops[line / Tile::COLUMNS + top] = row_top(tile, r);
+        }
     }
 }
 
 template <class Tile>
 __device__ __forceinline__ void sample(const Operand& x, const Operand& y, unsigned depth,
                                        const Pairs& pairs, unsigned first_row, const Sample& which,
-                                       unsigned tiles, float* values, float* tops,
+                                       unsigned tiles, float* values, float* tops, int by_fours,
                                        const Aside& aside) {
     __shared__ typename Tile::Storage storage;
     each_tile<Tile>(x, y, depth, pairs, first_row, which, tiles, storage,
                     [&](Tile& tile, unsigned i0, unsigned j0, unsigned place) {
-                        store_sample(tile, pairs, i0, j0, place, which, values, tops, aside);
+                        store_sample(tile, pairs, i0, j0, place, which, values, tops, by_fours,
+                                     aside);
                     });
 }
 
 // Adds the negatives of a tile that are not below their rows' cuts to the rows' lists; of those rows
 // that wanted(row) holds for. The lists' first row is `first_row`.
 template <class Tile, class Wanted>
-__device__ __forceinline__ void add_to_rows(const Tile& tile, typename Tile::Storage& storage,
+__device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& storage,
                                             const Pairs& pairs, unsigned i0, unsigned j0,
                                             unsigned first_row, const RowLists& lists,
                                             const Aside& aside, Wanted wanted) {
-    const Negatives<Tile> negatives(tile, pairs, i0, j0, aside.positive);
+    constexpr unsigned FOURS = Tile::COLUMNS / 4;
+    poison_rows(tile, i0, pairs.rows, aside.poison);
+    mark(tile, Negatives<Tile>(tile, pairs, i0, j0, aside.positive));
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
         const unsigned row = min(i0 + Tile::row(r), pairs.rows - 1);
-        const float top = row_top(tile, r, row, aside.poison);
         if (!wanted(row)) continue;
-        const Cut cut = pairs.cuts[row];
+        const Cut* cut = pairs.cuts + row;
+        const float least = cut->similarity;
         // Not so where there is no cut, whatever the numbers; nor where there are none.
-        if (top < cut.similarity) continue;
-        unsigned bits = 0;
+        if (row_top(tile, r) < least) continue;
+        // Fours with one above the cut.
+        unsigned found = 0;
 #pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; c += 4) {
-            if (four_top(tile, r, c) < cut.similarity) continue;
+        for (unsigned f = 0; f < FOURS; ++f)
+            found |= four_top(tile, r, f * 4) >= least ? 1u << f : 0;
+        const bool all = cut->key == 0;
+        if (all) found = (1u << FOURS) - 1;
+        unsigned* count = lists.counts + (row - first_row);
+        uint2* words = reinterpret_cast<uint2*>(lists.words) +
+                       static_cast<long long>(row - first_row) * lists.capacity;
+        each_four(tile, storage, r, found, [&](unsigned f, float4 four) {
+            const unsigned column = j0 + Tile::column(f * 4);
+            const float values[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-            for (int e = c; e < c + 4; ++e) bits |= tile.at(r, e) >= cut.similarity ? 1u << e : 0;
-        }
-        // NaN too.
-        if (cut.key == 0) bits = Negatives<Tile>::ALL;
-        bits &= negatives.row(r);
-        if (bits == 0) continue;
-        unsigned to = atomicAdd(&lists.counts[row - first_row], __popc(bits));
-        Word* words = lists.words + static_cast<long long>(row - first_row) * lists.capacity;
-        each_set(tile, storage, r, bits, [&](int c, float similarity) {
-            if (to < lists.capacity)
-                words[to] = word_of(order_key(similarity), j0 + Tile::column(c));
-            ++to;
+            for (unsigned e = 0; e < 4; ++e) {
+                // NaN too, where there is no cut.
+                if (!(values[e] >= least) &&
+                    !(all && __float_as_uint(values[e]) != NO_PAIR))
+                    continue;
+                const unsigned to = atomicAdd(count, 1u);
+                if (to < lists.capacity)
+                    words[to] = make_uint2(~(column + e), order_key(values[e]));
+            }
         });
     }
 }
@@ -365,7 +404,7 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
             // A cut is a pair: those that an earlier one left out may be close below it.
             unsigned* counters = bins[threadIdx.x / rows::LANES];
             const unsigned most = rows::largest(group, words, count);
-            const Word last = rows::kth<false>(group, counters, words, count, cuts[row].key, most, k);
+            const Word last = rows::kth(group, counters, words, count, cuts[row].key, most, k);
             const Word least = rows::keep(group, words, count, last);
             if (group.lane != 0) continue;
             lists.counts[row - first_row] = k;
@@ -392,6 +431,7 @@ __device__ __forceinline__ void collect_tile(const Operand& x, const Operand& y,
     Tile tile;
     tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0, pairs.columns, 0,
                                                          depth, storage);
+    poison_rows(tile, i0, pairs.rows, aside.poison);
     const Negatives<Tile> negatives(tile, pairs, i0, j0, aside.positive);
     Bits<Tile> taken;
     taken.clear();
@@ -399,7 +439,7 @@ __device__ __forceinline__ void collect_tile(const Operand& x, const Operand& y,
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
         const unsigned row = min(i0 + Tile::row(r), pairs.rows - 1);
-        const float top = row_top(tile, r, row, aside.poison);
+        const float top = row_top(tile, r);
         const Cut cut = pairs.cuts[static_cast<long long>(row) * pairs.cut_stride];
         if (top < cut.similarity && cut.key != 0) continue;
         unsigned bits = not_below(tile, r, cut) & negatives.row(r);
@@ -455,7 +495,7 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
 //     positive; lists: of the rows from first_row on, a multiple of SIDE; tiles: of the sample, in
 //     those rows.
 // sample: values: [lines * SIDE][taken * SIDE], NO_PAIR where a pair is not negative; tops: of every
-//     four of them, no number where there is no pair; may be null.
+//     four (by_fours) or COLUMNS of them, no number where there is no pair; may be null.
 // collect: gate: nothing is done where it is 0; may be null. above.count and list: added to.
 // collect_rows: a cut for each row.
 // repeat_rows: a row has lost pairs where its list has overflown, or has fewer than k for all that a
@@ -475,8 +515,9 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
     }                                                                                           \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) sample_##NAME(          \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, Sample which,    \
-        unsigned tiles, float* values, float* tops, Aside aside) {                              \
-        sample<TILE>(x, y, depth, pairs, first_row, which, tiles, values, tops, aside);         \
+        unsigned tiles, float* values, float* tops, int by_fours, Aside aside) {                \
+        sample<TILE>(x, y, depth, pairs, first_row, which, tiles, values, tops, by_fours,       \
+                     aside);                                                                    \
     }                                                                                           \
     extern "C" __global__ void __launch_bounds__(TILE::THREADS, BLOCKS) collect_rows_##NAME(    \
         Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row, Sample sample,   \

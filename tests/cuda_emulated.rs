@@ -308,9 +308,30 @@ fn mining_of_rows_costs_little_on_tensor_cores() {
     let (n, mining) = (16 * SIDE, Mining::HardestPerRow(16));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, n, D), mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.17 && cost.launches[1] <= 13);
+    assert!(cost.forward <= 1.03 && cost.launches[1] <= 13);
     // By a list.
     assert!(cost.products == [1.0, 0.0] && cost.backward <= 1.4);
+}
+
+/// In fewer rows than columns: the pass without mining takes a little more of them.
+#[test]
+fn mining_of_many_of_each_row_costs_little_on_tensor_cores() {
+    let test = "mining_of_many_of_each_row_costs_little_on_tensor_cores";
+    let (size, mining) = ((4 * SIDE, 32 * SIDE, D), Mining::HardestPerRow(64));
+    let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, size, mining);
+    let Some(cost) = cost else { return };
+    assert!(cost.forward <= 0.95 && cost.launches[1] <= 13);
+    assert!(cost.products == [1.0, 0.0] && cost.backward <= 2.4);
+}
+
+/// Without a list to keep: a 32nd and a 16th of each row.
+#[test]
+fn mining_of_a_share_of_each_row_costs_little_on_tensor_cores() {
+    let test = "mining_of_a_share_of_each_row_costs_little_on_tensor_cores";
+    let (size, mining) = ((4 * SIDE, 32 * SIDE, D), Mining::HardestPerRow(256));
+    let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, size, mining);
+    let Some(cost) = cost else { return };
+    assert!(cost.forward <= 1.15 && cost.launches[1] <= 12 && cost.products == [1.0, 3.0]);
 }
 
 /// Many pairs are mined by a list too, but their gradient takes the products of any other: S again,

@@ -108,26 +108,27 @@ fn lists_that_overflow_lose_nothing() {
     }
 }
 
-#[test]
-fn top_k_of_few_and_of_many() {
-    let Some(mut cuda) = Cuda::open("top_k_of_few_and_of_many") else { return };
-    let mut bounded = cuda.another().with_workspace_bound(400_000);
-    let (n, m, d) = SIZE;
-    let mut random = Random::new(11);
-    let (x, y) = (random.whole(n * d, 20), random.whole(m * d, 20));
+/// The most similar pairs of x (n × d) and y (m × d) are those of a sorted list of all, to the bit.
+fn top_k_is_exact(
+    cuda: &mut Cuda,
+    (x, y): (&[f32], &[f32]),
+    (n, m, d): (usize, usize, usize),
+    counts: &[usize],
+    scope: Scope,
+) {
     let mut sorted = Vec::new();
     for (at, i, j) in (0..n * m).map(|at| (at, at / m, at % m)) {
         let similarity: f32 = (0..d).map(|k| x[i * d + k] * y[j * d + k]).sum();
         sorted.push((similarity, at));
     }
     sorted.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    let check = |cuda: &mut Cuda, k: usize, scope: Scope| {
+    let (x, y) = (cuda.upload(x), cuda.upload(y));
+    for &k in counts {
         let of_row = |i| sorted.iter().copied().filter(move |pair| pair.1 / m == i).take(k);
         let expected: Vec<(f32, usize)> = match scope {
             Scope::Row => (0..n).flat_map(of_row).collect(),
             Scope::Matrix => sorted[..k].to_vec(),
         };
-        let (x, y) = (cuda.upload(&x), cuda.upload(&y));
         let (x, y) = (Matrix::new(&x, n, d).unwrap(), Matrix::new(&y, m, d).unwrap());
         let top = ops::top_k(&mut cuda.0, x, y, k, scope).unwrap();
         let values = cuda.0.read(&top.values).unwrap();
@@ -140,18 +141,82 @@ fn top_k_of_few_and_of_many() {
             let expected = (similarity, pair / m, pair % m);
             assert_eq!(given, expected, "k = {k}, {scope:?}, place {at}");
         }
-    };
+    }
+}
+
+#[test]
+fn top_k_of_few_and_of_many() {
+    let Some(mut cuda) = Cuda::open("top_k_of_few_and_of_many") else { return };
+    let mut bounded = cuda.another().with_workspace_bound(400_000);
+    let size @ (n, m, d) = SIZE;
+    let mut random = Random::new(11);
+    let (x, y) = (random.whole(n * d, 20), random.whole(m * d, 20));
     // By a guess, by way of a window, by searching.
-    for k in [1, 100, 4000, n * m - 1] {
-        check(&mut cuda, k, Scope::Matrix);
-    }
-    for k in [1, 2, 60] {
-        check(&mut cuda, k, Scope::Row);
-    }
-    for k in [1, 2] {
-        check(&mut bounded, k, Scope::Row);
-    }
+    top_k_is_exact(&mut cuda, (&x, &y), size, &[1, 100, 4000, n * m - 1], Scope::Matrix);
+    top_k_is_exact(&mut cuda, (&x, &y), size, &[1, 2, 60], Scope::Row);
+    top_k_is_exact(&mut bounded, (&x, &y), size, &[1, 2], Scope::Row);
     assert!(bounded.0.workspace_bytes() <= 400_000);
+}
+
+/// Rows whose similarities lie so that a guess, the bins of a selection or what the bins begin with
+/// go wrong. Whole numbers and powers of two: similarities are exact.
+#[test]
+fn rows_are_mined_exactly_however_they_lie() {
+    let Some(cuda) = Cuda::open("rows_are_mined_exactly_however_they_lie") else { return };
+    let mut large = cuda.another().with_tile(Tile::Large);
+    let mut small = cuda.with_tile(Tile::Small);
+    let (n, m, d) = (131, 1020, 3);
+    let mut random = Random::new(21);
+    let (x, y) = (random.whole(n * d, 15), random.whole(m * d, 15));
+    let few_values = random.whole(m * d, 1);
+    let with = |change: &dyn Fn(usize, &mut [f32])| {
+        let mut y = y.clone();
+        y.chunks_mut(d).enumerate().for_each(|(j, row)| change(j, row));
+        y
+    };
+    let times = |row: &mut [f32], factor: f32| row.iter_mut().for_each(|value| *value *= factor);
+    let cases = [
+        ("as they come", y.clone()),
+        ("few values, most of them equal", few_values),
+        ("all equal", vec![2.0; m * d]),
+        ("every column eight times", with(&|j, row| row.copy_from_slice(&y[j / 8 * d..][..d]))),
+        (
+            "one column far from the rest",
+            with(&|j, row| times(row, [1.0, 65536.0][usize::from(j == 700)])),
+        ),
+        (
+            "ten columns ever farther",
+            with(&|j, row| {
+                let far = if (500..510).contains(&j) { 2 * (j - 499) as i32 } else { 0 };
+                times(row, 2f32.powi(far));
+            }),
+        ),
+        (
+            "all in one tile",
+            with(&|j, row| times(row, [1.0, 64.0][usize::from((256..384).contains(&j))])),
+        ),
+        ("all in a sampled tile", with(&|j, row| times(row, [1.0, 64.0][usize::from(j < 128)]))),
+        ("of all sizes", with(&|j, row| times(row, 2f32.powi((j * 37 % 40) as i32 - 20)))),
+        ("nothing but zeros", vec![0.0; m * d]),
+    ];
+    for (name, y) in &cases {
+        println!("{name}");
+        let counts = [1, 2, 7, 16, 33, 64];
+        top_k_is_exact(&mut large, (&x, y), (n, m, d), &counts, Scope::Row);
+        let rows = 9;
+        top_k_is_exact(&mut small, (&x[..rows * d], y), (rows, m, d), &[3, 20, 130], Scope::Row);
+    }
+}
+
+/// More columns than a row's bits in shared memory.
+#[test]
+fn rows_of_many_columns_are_mined_exactly() {
+    let Some(cuda) = Cuda::open("rows_of_many_columns_are_mined_exactly") else { return };
+    let mut cuda = cuda.with_tile(Tile::Small);
+    let size @ (n, m, d) = (6, 8300, 3);
+    let mut random = Random::new(22);
+    let (x, y) = (random.whole(n * d, 40), random.whole(m * d, 40));
+    top_k_is_exact(&mut cuda, (&x, &y), size, &[1, 20, 300], Scope::Row);
 }
 
 /// 16 × 16 tiles: a sample, a seventh, the rest (the engine's own tests say so); also where a few rows and columns have all of the
@@ -179,11 +244,21 @@ fn a_matrix_in_three_parts() {
 fn large_tiles_too() {
     let Some(cuda) = Cuda::open("large_tiles_too") else { return };
     let mut cuda = cuda.with_tile(Tile::Large);
-    let size = (390, 384, 3);
-    for mining in [Mining::Hardest(300), Mining::HardestPerRow(3)] {
+    let size @ (n, m, _) = (390, 384, 3);
+    for mining in [Mining::Hardest(300), Mining::HardestPerRow(3), Mining::HardestPerRow(12)] {
         let problem = Problem::new(Named::CrossExampleSoftmax, 5.0, size).with_mining(mining);
         assert_as_oracle(&mut cuda, &fill(problem, 7));
     }
+    // Masks of tiles that lie across sorted and unsorted keys.
+    let mining = Mining::HardestPerRow(12);
+    let problem = Problem::new(Named::InBatchSoftmax, 5.0, size).with_mining(mining);
+    let keys = |count: usize, of: usize| (0..count).map(|i| (i * 7 % of) as u32).collect();
+    let (ids, labels): ([Vec<u32>; 2], [Vec<u32>; 2]) =
+        ([keys(n, 60), keys(m, 60)], [keys(n, 31), keys(m, 31)]);
+    assert_as_oracle(&mut cuda, &fill(problem.clone().with_ids(&ids[0], &ids[1]), 8));
+    let mut labeled = problem.with_labels(&labels[0], &labels[1]);
+    labeled.loss = Named::CrossExampleSoftmax;
+    assert_as_oracle(&mut cuda, &fill(labeled, 9));
 }
 
 #[test]

@@ -42,4 +42,22 @@ __device__ __forceinline__ void each_set(const Tile& tile, typename Tile::Storag
     }
 }
 
+// The same of fours of columns: body(f, elements), `bits` having one for each four.
+template <class Tile, class Body>
+__device__ __forceinline__ void each_four(const Tile& tile, typename Tile::Storage& storage, int r,
+                                          unsigned bits, Body body) {
+    using Row = float4[Tile::COLUMNS / 4][Tile::THREADS];
+    static_assert(sizeof(Row) <= sizeof(storage), "a row of every thread at once");
+    float4* own = &reinterpret_cast<Row&>(storage)[0][threadIdx.x];
+#pragma unroll
+    for (int c = 0; c < Tile::COLUMNS; c += 4)
+        own[c / 4 * Tile::THREADS] =
+            make_float4(tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3));
+#pragma unroll 1
+    for (; bits != 0; bits &= bits - 1) {
+        const unsigned f = __ffs(bits) - 1;
+        body(f, own[f * Tile::THREADS]);
+    }
+}
+
 }  // namespace epilogue

@@ -39,7 +39,7 @@ __device__ __forceinline__ unsigned column_of(Word word) { return ~static_cast<u
 
 // The similarity of a key that belongs to one: NaN for NaN, but 0 for -0.
 __device__ __forceinline__ float value_of(unsigned key) {
-    return key < 0x007fffffu ? __uint_as_float(0x7fc00000u) : similarity_of(key);
+    return __uint_as_float(key ^ (~(static_cast<int>(key) >> 31) | 0x80000000u));
 }
 
 // Stands in a sample where a pair is not negative; no similarity has these bits.

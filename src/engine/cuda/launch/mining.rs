@@ -3,8 +3,8 @@
 use cudarc::driver::{CudaFunction, DeviceRepr, PushKernelArg};
 
 use super::{
-    Address, Coefficients, Kind, Launcher, Operand, Output, Pairs, THREADS, Tile, WARPS, blocks,
-    configuration,
+    Address, Arithmetic, Coefficients, Kind, Launcher, Operand, Output, Pairs, THREADS, Tile,
+    WARPS, blocks, configuration,
 };
 use crate::Result;
 use crate::engine::cuda::kernels::MiningTileKernels;
@@ -83,11 +83,23 @@ pub(in crate::engine::cuda) struct RowLists {
     pub capacity: u32,
 }
 
-/// Where the similarities of a sample go, and the largest of each four of them, if that is not 0.
+/// Where the similarities of a sample go, and the largest of some of them each, if that is not 0.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::cuda) struct Values {
     pub all: Address,
     pub tops: Address,
+    pub elements: Elements,
+}
+
+/// What a guess goes through of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine::cuda) enum Elements {
+    /// The values themselves.
+    Values,
+    /// The largest of each four.
+    Fours,
+    /// The largest of each thread's in a row, as [`Kind::tops`] says.
+    Tops,
 }
 
 /// Twin of Guess (kernels/lists.cu): a sample, and how many of its elements a cut is to include.
@@ -101,14 +113,39 @@ pub(in crate::engine::cuda) struct Guess {
     stride: u32,
     rank: u32,
     each: u32,
+    apart: u32,
+}
+
+impl Kind {
+    /// Of how many values of a row a thread holds the largest, and how many such share their fours
+    /// (kernels/mining.cu, store_sample).
+    const fn tops(self) -> (usize, usize) {
+        match (self.arithmetic, self.tile) {
+            (Arithmetic::F32, Tile::Large) => (8, 16),
+            (Arithmetic::F32, Tile::Small) => (4, 8),
+            (_, Tile::Large) => (16, 4),
+            (_, Tile::Small) => (8, 4),
+        }
+    }
+
+    /// Of how many values an element is the largest, and how many elements share their fours.
+    pub(in crate::engine::cuda) const fn each(self, elements: Elements) -> (usize, usize) {
+        match elements {
+            Elements::Values => (1, 1),
+            Elements::Fours => (4, 1),
+            Elements::Tops => self.tops(),
+        }
+    }
 }
 
 impl Guess {
-    /// Of the tiles that a sample takes of each line. `by_fours`: an element is the largest of four.
-    pub fn new(values: Values, sample: Sample, tile: Tile, rank: usize, by_fours: bool) -> Self {
-        let (side, each) = (tile.side() as u32, if by_fours { 4 } else { 1 });
-        let (Values { all, tops }, Sample { stride, taken, .. }) = (values, sample);
-        Self { values: all, tops, width: taken * side, side, stride, rank: rank as u32, each }
+    /// Of the tiles that a sample takes of each line.
+    pub fn new(values: Values, sample: Sample, kind: Kind, rank: usize) -> Self {
+        let side = kind.tile.side() as u32;
+        let (each, apart) = kind.each(values.elements);
+        let (Values { all, tops, .. }, Sample { stride, taken, .. }) = (values, sample);
+        let (rank, each, apart) = (rank as u32, each as u32, apart as u32);
+        Self { values: all, tops, width: taken * side, side, stride, rank, each, apart }
     }
 }
 
@@ -181,10 +218,11 @@ fn list_blocks(list: &List) -> usize {
 /// Pairs that a block of the sort takes (kernels/lists.cu).
 const SORT_CHUNK: usize = 2048;
 /// Threads of a row's list (kernels/row_lists.cuh).
-const ROW_LANES: u32 = 8;
-/// Threads of the one block that searches a list, and of one that selects in rows (kernels/lists.cu).
+const ROW_LANES: u32 = 4;
+/// Threads of the one block that searches a list, and of one that goes through rows' lists
+/// (kernels/lists.cu).
 const SEARCH_THREADS: u32 = 1024;
-const SELECT_ROWS_THREADS: u32 = 128;
+const ROW_THREADS: u32 = 64;
 /// Bits of a digit of the sort.
 pub(in crate::engine::cuda) const SORT_BITS: u32 = 8;
 
@@ -342,10 +380,11 @@ impl Launcher<'_> {
         let function = &self.mining(kind).sample;
         let count = sample.count(tiles(kind.tile, end - first, pairs.columns));
         let (grid, threads) = (count.min(self.resident(kind.tile)), kind.tile.threads());
-        let (count, Values { all, tops }) = (count as u32, values);
+        let (count, Values { all, tops, elements }) = (count as u32, values);
+        let by_fours = i32::from(elements == Elements::Fours);
         launch!(
             self, function, grid, threads, &x, &y, &depth, pairs, &first, &sample, &count, &all,
-            &tops, &aside
+            &tops, &by_fours, &aside
         )
     }
 
@@ -410,9 +449,9 @@ impl Launcher<'_> {
         lists: RowLists,
         cuts: Address,
     ) -> Result<()> {
-        let grid = (count as usize).div_ceil((THREADS / ROW_LANES) as usize);
+        let grid = (count as usize).div_ceil((ROW_THREADS / ROW_LANES) as usize);
         let function = &self.table.mining.guess_rows;
-        launch!(self, function, grid, THREADS, &guess, &slack, &first, &count, &lists, &cuts)
+        launch!(self, function, grid, ROW_THREADS, &guess, &slack, &first, &count, &lists, &cuts)
     }
 
     /// Guesses the cut of the whole matrix, and puts the sample's pairs that it includes into the
@@ -516,13 +555,13 @@ impl Launcher<'_> {
         cuts: Address,
         totals: RowTotals,
     ) -> Result<()> {
-        let grid = (count as usize).div_ceil((SELECT_ROWS_THREADS / ROW_LANES) as usize);
+        let grid = (count as usize).div_ceil((ROW_THREADS / ROW_LANES) as usize);
         let function = &self.table.mining.select_rows;
         launch!(
             self,
             function,
             grid,
-            SELECT_ROWS_THREADS,
+            ROW_THREADS,
             &lists,
             &k,
             &columns,

@@ -18,7 +18,7 @@
 //! the mined pairs are many: one in a list costs as much as dozens in a dense product.
 
 use super::super::launch::mining::{
-    Above, Aside, Guess, List, RowLists, RowTotals, Sample, Values, sort_counters, tiles,
+    Above, Aside, Elements, Guess, List, RowLists, RowTotals, Sample, Values, sort_counters, tiles,
 };
 use super::super::launch::{
     Address, Arithmetic, Coefficients, Groups, Kind, LABELED, Launcher, Operand, Output, Pairs,
@@ -46,10 +46,10 @@ pub(in super::super) struct Stages {
     rest: Sample,
     by_row: bool,
     /// How many pairs are mined of a group, at most; and of the sample's, how many a cut is to
-    /// include: of the largest of four, if that is said.
+    /// include, and what an element of it is.
     k: usize,
     rank: usize,
-    by_fours: bool,
+    elements: Elements,
     /// Rows that are mined at a time: all, or some where each has its own cut.
     pub rows: usize,
     /// Pairs that are collected of a group, at most.
@@ -67,10 +67,10 @@ fn at_most(k: usize, share: f64) -> usize {
     ((expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize).min(k)
 }
 
-/// The same of a row, of which a wrong guess costs less: so many or more in one case of 100,000, and
-/// no margin. A Chernoff bound on a binomial tail, and what its first term is short of it.
-fn at_most_of_row(k: usize, share: f64) -> usize {
-    let pairs = k as f64;
+/// How many of so many pairs are in a sample at most, each with this probability: so many or more in one case of
+/// 100,000. A Chernoff bound on a binomial tail, and what its first term is short of it.
+fn at_most_in_row(of: usize, share: f64) -> usize {
+    let pairs = of as f64;
     let rare = |&count: &usize| {
         let part = count as f64 / pairs;
         let rest = 1.0 - part;
@@ -80,12 +80,30 @@ fn at_most_of_row(k: usize, share: f64) -> usize {
         (-pairs * distance).exp() <= 1e-5 * first * (1.0 - ratio)
     };
     // Nothing is rarer than all.
-    let (mut few, mut many) = ((pairs * share) as usize, k);
+    let (mut few, mut many) = ((pairs * share) as usize, of);
     while many > few + 1 {
         let middle = few + (many - few) / 2;
         if rare(&middle) { many = middle } else { few = middle }
     }
     many
+}
+
+/// Of `pairs` that lie anywhere in a row of `columns`, how many of `cells` of so many columns `each`
+/// have some of them, at most; in the same sense. Mean and variance, and the skewness of a binomial that
+/// has the same, say as much of that as the exact distribution, give or take one.
+fn at_most_of_cells(pairs: usize, columns: usize, each: usize, cells: usize) -> usize {
+    // That so many columns have none.
+    let empty = |count: usize| -> f64 {
+        let left = |i: usize| columns.saturating_sub(pairs + i) as f64 / (columns - i) as f64;
+        (0..count.min(columns)).map(left).product()
+    };
+    let (one, two, count) = (empty(each), empty(2 * each), cells as f64);
+    let mean = count * (1.0 - one);
+    let variance = count * one * (1.0 - count * one) + count * (count - 1.0) * two;
+    // Of a normal distribution 4.265 deviations are as rare.
+    let skew = 2.86 * (2.0 * variance / mean.max(f64::MIN_POSITIVE) - 1.0) + 0.5;
+    let most = mean + 4.265 * variance.max(0.0).sqrt() + skew.max(1.0);
+    (most.ceil() as usize).min(cells)
 }
 
 /// How many elements more than its rank a guess may include of a sample.
@@ -95,12 +113,12 @@ fn slack(rank: usize) -> usize {
 
 /// The same of a row's, whose every candidate costs.
 fn row_slack(rank: usize) -> usize {
-    slack(rank).min(16 + rank / 16)
+    1 + rank / 16
 }
 
-/// The share of pairs that lie above a cut which a share of the largest of four lie above.
-fn share_of_fours(share: f64) -> f64 {
-    1.0 - (1.0 - share).powf(0.25)
+/// The share of pairs that lie above a cut which a share of the largest of so many each lie above.
+fn share_of_tops(share: f64, each: usize) -> f64 {
+    1.0 - (1.0 - share).powf(1.0 / each as f64)
 }
 
 /// How many pairs there may be by chance where so many are expected, as `found` of a sample say.
@@ -109,8 +127,10 @@ fn likely(expected: f64, found: usize) -> f64 {
     expected * (1.0 + 5.0 / found.sqrt() + 8.0 / found)
 }
 
-/// Instructions, about: of a pair of the sample, and of a candidate; of rows, and of the matrix.
-const ROW_COSTS: (f64, f64) = (6.0, 60.0);
+/// Instructions, about: of a pair of a row's sample, memory included, of one of the elements that its
+/// guess goes through, and of a candidate.
+const ROW_COSTS: (f64, f64, f64) = (6.0, 20.0, 110.0);
+/// Of a pair of the matrix's sample, and of a candidate.
 const MATRIX_COSTS: (f64, f64) = (30.0, 150.0);
 
 /// How few pairs are mined, with lists of so many bytes at most; `None` where there is no mining, or
@@ -119,7 +139,7 @@ pub(in super::super) fn stages(shape: &Shape, kind: Kind, list_bytes: usize) -> 
     let stages = match shape.mining {
         Mining::All => None,
         Mining::Hardest(k) => of_matrix(shape, kind.tile, k, list_bytes),
-        Mining::HardestPerRow(k) => of_rows(shape, kind.tile, k, list_bytes),
+        Mining::HardestPerRow(k) => of_rows(shape, kind, k, list_bytes),
     }?;
     let most = shape.n.saturating_mul(shape.m) / dense_pairs(kind.arithmetic);
     // With labels, the gradient has positives too many for a list.
@@ -137,31 +157,40 @@ fn dense_pairs(arithmetic: Arithmetic) -> usize {
     }
 }
 
-fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Stages> {
+fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Stages> {
     let Shape { n, m, .. } = *shape;
-    let side = tile.side();
+    let side = kind.tile.side();
     let line = m.div_ceil(side);
-    // Of a sample, the guess's rank, whether of fours, and how many pairs it is to include of all.
+    // Of a sample, the guess's rank and elements, how many pairs it is to include of all, and what
+    // that costs. Pairs are missing only if so many of the first k - 1 are in the sample.
     let guess = |taken: usize| {
         let (width, share) = (taken * side, taken as f64 / line as f64);
-        // Pairs are missing only if so many of the first k - 1 are in the sample.
-        let rank = at_most_of_row(k - 1, share).max(1);
-        let part = |each: usize| (rank + row_slack(rank) / 2) as f64 / (width / each) as f64;
-        // Where most fours are above the cut, they say little.
-        let by_fours = part(4) < 0.5;
-        let above = if by_fours { share_of_fours(part(4)) } else { part(1) };
-        (rank, by_fours, above * m as f64)
+        let of = |elements: Elements| {
+            let (each, _) = kind.each(elements);
+            let count = width / each;
+            let rank = match elements {
+                Elements::Values => at_most_in_row(k - 1, share),
+                _ => at_most_of_cells(k - 1, m, each, count),
+            };
+            let rank = rank.max(1);
+            let part = (rank + row_slack(rank) / 2) as f64 / count as f64;
+            // Where all of them are above the cut, they say nothing.
+            let part = if part < 0.97 { share_of_tops(part, each) } else { 1.0 };
+            let candidates = part * m as f64;
+            let (pair, element, candidate) = ROW_COSTS;
+            let cost = width as f64 * pair + count as f64 * element + candidates * candidate;
+            (rank, elements, candidates, cost)
+        };
+        let ways = [Elements::Tops, Elements::Fours, Elements::Values].map(of);
+        ways.into_iter().min_by(|a, b| a.3.total_cmp(&b.3)).expect("three ways")
     };
-    let cost = |&taken: &usize| {
-        let (.., candidates) = guess(taken);
-        (taken * side) as f64 * ROW_COSTS.0 + candidates * ROW_COSTS.1
-    };
+    let cost = |&taken: &usize| guess(taken).3;
     let choices = (0..).map(|power| 1 << power).take_while(|&taken| 2 * taken <= line);
     let taken = choices.min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
     let stride = line / taken;
     let sample = Sample::new(line, stride, 0);
     let taken = sample.taken();
-    let (rank, by_fours, expected) = guess(taken);
+    let (rank, elements, expected, _) = guess(taken);
     let capacity = (likely(expected, rank) as usize).max(k.checked_add(side)?);
     if capacity > m / 2 {
         return None;
@@ -181,7 +210,7 @@ fn of_rows(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Sta
         by_row: true,
         k,
         rank,
-        by_fours,
+        elements,
         rows,
         capacity,
         mined,
@@ -249,8 +278,8 @@ fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<S
         return None;
     }
     let middle = middle.map(|tiles| (tiles, (margin * rank).min(k)));
-    let (by_row, by_fours, rows, mined, kept) = (false, false, n, k, false);
-    Some(Stages { sample, middle, rest, by_row, k, rank, by_fours, rows, capacity, mined, kept })
+    let (by_row, elements, rows, mined, kept) = (false, Elements::Values, n, k, false);
+    Some(Stages { sample, middle, rest, by_row, k, rank, elements, rows, capacity, mined, kept })
 }
 
 /// The mined pairs, sorted by row, then column: what backward needs of them.
@@ -275,7 +304,7 @@ impl SavedList {
 pub(in super::super) struct ListsPlan {
     kind: Kind,
     stages: Stages,
-    /// The similarities of the sample, and the largest of each four.
+    /// The similarities of the sample, and the largest of some each.
     values: Region,
     tops: Region,
     candidates: Candidates,
@@ -333,7 +362,10 @@ impl ListsPlan {
             kind,
             stages,
             values: layout.take::<f32>(values)?,
-            tops: layout.take::<f32>(if stages.by_fours { values / 4 } else { 0 })?,
+            tops: layout.take::<f32>(match stages.elements {
+                Elements::Values => 0,
+                elements => values / kind.each(elements).0,
+            })?,
             candidates,
             zeros: layout.take::<u64>(1 + shape.n)?,
             lost: layout.take::<u32>(lost)?,
@@ -402,11 +434,11 @@ impl ListsPlan {
     ) -> Result<()> {
         let Shape { n, m, d, .. } = *shape;
         let (kind, depth) = (self.kind, d as u32);
-        let Stages { sample, middle, rest, k, rank, by_fours, capacity, .. } = self.stages;
+        let Stages { sample, middle, rest, k, rank, elements, capacity, .. } = self.stages;
         let pairs = &with_cuts(*pairs, shape, to.cuts);
-        let tops = if by_fours { self.tops.at(base) } else { 0 };
-        let values = Values { all: self.values.at(base), tops };
-        let guess = Guess::new(values, sample, kind.tile, rank, by_fours);
+        let tops = if elements == Elements::Values { 0 } else { self.tops.at(base) };
+        let values = Values { all: self.values.at(base), tops, elements };
+        let guess = Guess::new(values, sample, kind, rank);
         let (lost, starts) = (self.lost.at(base), self.starts.at(base));
         let counts = self.poison(base) + 4 * n as u64;
         let aside = Aside { poison: self.poison(base), positive: to.positive };
@@ -638,6 +670,28 @@ mod tests {
     }
 
     #[test]
+    fn so_many_cells_have_a_pair_at_most() {
+        // From the exact distribution: so many or more in less than one case of 100,000.
+        for (pairs, columns, each, cells, exact) in [
+            (15, 16384, 16, 64, 8),
+            (15, 4096, 16, 32, 9),
+            (7, 8192, 16, 32, 6),
+            (15, 640, 16, 16, 13),
+            (15, 2048, 16, 32, 12),
+            (31, 2048, 16, 64, 25),
+            (63, 4096, 16, 64, 28),
+            (255, 4096, 4, 256, 85),
+            (255, 8192, 16, 128, 73),
+            (127, 2048, 4, 128, 48),
+        ] {
+            let most = at_most_of_cells(pairs, columns, each, cells);
+            assert!((exact..=exact + 1).contains(&most), "{most}, {exact} are exact");
+        }
+        assert!(at_most_of_cells(0, 640, 16, 16) <= 1);
+        assert_eq!(at_most_of_cells(639, 640, 16, 16), 16);
+    }
+
+    #[test]
     fn lists_are_kept_of_few_pairs() {
         let kind = |tile| Kind { arithmetic: Arithmetic::Bf16, tile };
         let of = |n, m, mining| stages(&shape(n, m, mining), kind(Tile::Large), LIST_BYTES);
@@ -678,6 +732,20 @@ mod tests {
             }
         }
         assert!(of(1 << 20, 1 << 20, Mining::Hardest(100_000)).is_some());
+    }
+
+    /// The elements of a row's sample.
+    fn tops(sample: &[f32], kind: Kind, elements: Elements) -> Vec<f32> {
+        let (each, apart) = kind.each(elements);
+        if each == 1 {
+            return sample.to_vec();
+        }
+        let shared = sample.chunks(each * apart);
+        let part = |part: &[f32], at: usize| {
+            let fours = part.chunks(4).skip(at).step_by(apart);
+            fours.flatten().copied().reduce(f32::max).unwrap()
+        };
+        shared.flat_map(|fours| (0..apart).map(move |at| part(fours, at))).collect()
     }
 
     /// The cut that guess_rows (kernels/lists.cu) takes from the elements of a row.
@@ -765,9 +833,7 @@ mod tests {
                 let tiles = (0..taken).map(|tile| tile * (N / side / taken) * side);
                 let sample = tiles.flat_map(|at| row[at..at + side].iter().copied());
                 let sample: Vec<f32> = sample.collect();
-                let each = if stages.by_fours { 4 } else { 1 };
-                let tops = sample.chunks(each).map(|part| part.iter().copied().reduce(f32::max));
-                let tops: Vec<f32> = tops.map(Option::unwrap).collect();
+                let tops = tops(&sample, kind, stages.elements);
                 let cut = guess(&tops, stages.rank);
                 let found = row.iter().filter(|&&similarity| similarity >= cut).count();
                 sum += found;
