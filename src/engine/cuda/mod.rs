@@ -15,7 +15,8 @@
 //! same in any order: rows and columns are sorted by label on the device, so that positives lie near
 //! the diagonal, and gradients put back. With b the share of the similarity matrix's tiles that hold
 //! positives (about the size of a class over the batch), three products become 3 + b up to 8,192
-//! rows, 3 + 4·b above, and four 4 + b.
+//! rows, 3 + 4·b above, and four 4 + b: no more than 4 where the similarities of positives can be kept,
+//! which takes 384 bytes a row, 32 MiB at most, and classes of at most 96.
 //!
 //! # Mining
 //! Few mined pairs are a list, collected in the one pass over the n·m pairs that a loss makes anyway;
