@@ -2,6 +2,7 @@
 //! kept awake from the first parallel loop of the call to the last.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,10 +26,12 @@ thread_local! {
 /// on two processors a step then takes up to twice as long. `brief` work is not worth waking threads
 /// that it has no share for.
 pub(super) fn in_pool<R: Send>(brief: bool, work: impl FnOnce() -> R + Send) -> R {
-    let under_way = AtomicBool::new(true);
-    rayon::scope(|scope| {
+    let under_way = Arc::new(AtomicBool::new(true));
+    rayon::scope(|_| {
         if !brief && rayon::current_num_threads() > 1 {
-            scope.spawn_broadcast(|_, _| help(&under_way));
+            let under_way = under_way.clone();
+            // Nobody waits for them: some may be at something else for long.
+            rayon::spawn_broadcast(move |_| help(&under_way));
         }
         let _end = End { under_way: &under_way, led_before: LEADS.replace(true) };
         work()
@@ -113,6 +116,21 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn a_call_does_not_wait_for_what_others_do() {
+        let pool = pool(2);
+        let (let_go, held) = std::sync::mpsc::channel();
+        let (holds, holding) = std::sync::mpsc::channel();
+        pool.spawn(move || {
+            holds.send(()).unwrap();
+            held.recv().unwrap();
+        });
+        holding.recv().unwrap();
+        // One of the two threads is held until this has come to its end.
+        assert_eq!(pool.install(|| sums(false))[2], 2 * 19_900);
+        let_go.send(()).unwrap();
     }
 
     #[test]
