@@ -233,6 +233,9 @@ fn count(capability: &str, words: &str, emulator: &Path) -> Result<Value, String
         .args(words.split_whitespace())
         .env("LD_LIBRARY_PATH", emulator)
         .env("CUDA_EMULATOR_CC", capability)
+        // Lists are in the order in which blocks came to them, and so are bank conflicts over them:
+        // the same every time where one thread executes all blocks.
+        .env("CUDA_EMULATOR_THREADS", "1")
         .env("CUDA_EMULATOR_COUNTERS", &file)
         .output()
         .map_err(|error| error.to_string())?;
