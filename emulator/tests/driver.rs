@@ -4,7 +4,8 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::process::Command;
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, ThreadId};
 
 // Linked for the functions it exports.
 use cuda_emulator as _;
@@ -718,26 +719,42 @@ fn event_times_and_queries() {
 
 #[test]
 fn host_functions_run_in_order() {
-    unsafe extern "C" fn add(cell: *mut c_void) {
-        // SAFETY: the test passes an AtomicUsize that outlives the synchronisation.
-        unsafe { &*cell.cast::<AtomicUsize>() }.fetch_add(1, Ordering::SeqCst);
+    struct Seen {
+        value: AtomicUsize,
+        by: ThreadId,
+        waits: AtomicBool,
+        early: AtomicBool,
     }
-    unsafe extern "C" fn double(cell: *mut c_void) {
+    /// SAFETY: for the tests' `Seen`, which outlives the synchronisation.
+    unsafe fn step(seen: *mut c_void, change: fn(usize) -> usize) {
         // SAFETY: as above.
-        let cell = unsafe { &*cell.cast::<AtomicUsize>() };
-        cell.store(cell.load(Ordering::SeqCst) * 2, Ordering::SeqCst);
+        let seen = unsafe { &*seen.cast::<Seen>() };
+        // Whatever waits may run it, also another test's thread.
+        let early = thread::current().id() == seen.by && !seen.waits.load(Ordering::SeqCst);
+        seen.early.fetch_or(early, Ordering::SeqCst);
+        seen.value.store(change(seen.value.load(Ordering::SeqCst)), Ordering::SeqCst);
+    }
+    unsafe extern "C" fn add(seen: *mut c_void) {
+        // SAFETY: as above.
+        unsafe { step(seen, |value| value + 1) };
+    }
+    unsafe extern "C" fn double(seen: *mut c_void) {
+        // SAFETY: as above.
+        unsafe { step(seen, |value| value * 2) };
     }
     let _context = Context::new();
     let s = stream(1);
-    let cell = AtomicUsize::new(3);
-    let argument = (&raw const cell).cast_mut().cast::<c_void>();
+    let (waits, early) = (AtomicBool::new(false), AtomicBool::new(false));
+    let seen = Seen { value: AtomicUsize::new(3), by: thread::current().id(), waits, early };
+    let argument = (&raw const seen).cast_mut().cast::<c_void>();
     ok!(cuLaunchHostFunc(s, Some(add), argument));
     ok!(cuLaunchHostFunc(s, Some(double), argument));
     ok!(cuLaunchHostFunc(s, Some(add), argument));
-    // Host functions may wait for the thread that enqueued them: never before it waits.
-    assert_eq!(cell.load(Ordering::SeqCst), 3);
+    seen.waits.store(true, Ordering::SeqCst);
     ok!(cuStreamSynchronize(s));
-    assert_eq!(cell.load(Ordering::SeqCst), 9);
+    assert_eq!(seen.value.load(Ordering::SeqCst), 9);
+    // Host functions may wait for the thread that enqueued them: never before it waits.
+    assert!(!seen.early.load(Ordering::SeqCst));
     fails!(INVALID_VALUE, cuLaunchHostFunc(s, None, argument));
     ok!(cuStreamDestroy_v2(s));
 }
