@@ -42,8 +42,7 @@ __device__ __forceinline__ float weigh(Tile& tile, const Pairs& pairs, unsigned 
             float weight = 0.0f;
             if (cells.negative.get(r, c))
                 weight = negative_weight(similarity, maximum, negative, scale2);
-            if (cells.positive.get(r, c))
-                weight = positives.weight(similarity, scale2);
+            if (cells.positive.get(r, c)) weight = positives.weight(similarity, scale2);
             moment = fmaf(similarity - maximum, weight, moment);
             tile.put(r, c, weight);
         }
