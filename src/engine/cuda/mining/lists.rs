@@ -67,8 +67,9 @@ fn at_most(k: usize, share: f64) -> usize {
     ((expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize).min(k)
 }
 
-/// How many of so many pairs are in a sample at most, each with this probability: so many or more in one case of
-/// 100,000. A Chernoff bound on a binomial tail, and what its first term is short of it.
+/// How many of a row's first pairs are in its sample at most, each with this probability: so many or
+/// more in one case of 100,000, since a wrong guess costs less there than one of the matrix. A Chernoff
+/// bound on a binomial tail, and what its first term is short of it.
 fn at_most_in_row(of: usize, share: f64) -> usize {
     let pairs = of as f64;
     let rare = |&count: &usize| {
