@@ -137,7 +137,8 @@ struct RowList {
 
     __device__ __forceinline__ void add(float similarity, unsigned column) const {
         const unsigned to = atomicAdd(count, 1u);
-        if (to < capacity) words[to] = make_uint2(~column, order_key(similarity));
+        if (to < capacity)
+            words[to] = make_uint2(~column, signed_key(order_key(similarity)));
     }
 };
 
@@ -408,7 +409,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const float similarity = list.similarity[i];
         if (!includes(least, similarity, row, column)) continue;
         const unsigned to = starts[row] + atomicSub(&counts[row], 1u) - 1;
-        words[to] = word_of(order_key(similarity), column);
+        words[to] = word_of(signed_key(order_key(similarity)), ~column);
     }
 }
 
@@ -433,11 +434,11 @@ struct RowSum {
     unsigned long long sum;
 
     // `most`: the largest key; `count`: of the pairs, at most. No exponential is above 1.
-    __device__ __forceinline__ RowSum(const RowTotals& totals, unsigned most, unsigned count)
+    __device__ __forceinline__ RowSum(const RowTotals& totals, int most, unsigned count)
         : scale2(totals.scale ? *totals.scale * LOG2E : 0.0f),
-          top(most != 0 ? value_of(most) : -INFINITE),
+          top(most != LEAST_KEY ? value_of(most) : -INFINITE),
           unit(__uint_as_float(127 + 63 - rows::width(count) << 23)), sum(0) {}
-    __device__ __forceinline__ void add(unsigned key) {
+    __device__ __forceinline__ void add(int key) {
         sum += static_cast<unsigned long long>(unit * ptx::ex2(scale2 * (value_of(key) - top)));
     }
     __device__ __forceinline__ void put(const RowTotals& to, unsigned row) const {
@@ -472,7 +473,8 @@ struct alignas(16) SelectScratch {
 // Which of a row's words are taken: those from `least` on. While it is not known (`open`): those with
 // keys above `last`, and of those down to `first` so many as `left` says. Below `first` none are.
 struct Taken {
-    unsigned first, last, left;
+    int first, last;
+    unsigned left;
     bool open;
     Word least;
 
@@ -481,10 +483,10 @@ struct Taken {
     __device__ __forceinline__ void each(const rows::Group& group, const Word* words,
                                          unsigned length, SelectScratch& own, Take take) {
         group.sync();
-        rows::each_word(group, rows::halves_of(words), length, [&](uint2 half) {
-            if (half.y < first) return;
-            if (half.y > last) return take(half);
-            const Word word = static_cast<Word>(half.y) << 32 | half.x;
+        rows::each_half(group, words, length, [&](rows::Half half) {
+            if (half.key < first) return;
+            if (half.key > last) return take(half);
+            const Word word = half.word();
             if (open)
                 own.few[atomicAdd(&own.number, 1u)] = word;
             else if (word >= least)
@@ -501,7 +503,7 @@ struct Taken {
 #pragma unroll 1
             for (unsigned other = 0; other < number; ++other) place += own.few[other] > word;
             if (place <= left)
-                take(make_uint2(static_cast<unsigned>(word), static_cast<unsigned>(word >> 32)));
+                take(rows::Half{static_cast<unsigned>(word), key_of(word)});
             if (place == left) found = word;
         }
         group.sync();
@@ -531,19 +533,18 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         length = starts[row + 1] - start;
     }
     const bool selects = lists.capacity != 0 && length > k;
-    unsigned most = 0;  // the largest key
-    Taken taken{0, ~0u, 0, false, 0};
+    int most = LEAST_KEY;  // the largest key
+    Taken taken{LEAST_KEY, MOST_KEY, 0, false, LEAST_WORD};
     if (!selects) {
         most = rows::largest(group, words, length);
     } else {
-        const unsigned low = cuts[first_row + row].key;
+        const int low = signed_key(cuts[first_row + row].key);
         // The k-th is hardly above all of some: bins up to there are narrower.
         bool guessed = length < 6 * k;
-        unsigned high;
+        int high;
         if (guessed) {
-            const uint2* some = rows::halves_of(words);
             const auto key_at = [&](unsigned turn) {
-                return some[min(group.lane + turn * rows::LANES, length - 1)].y;
+                return key_of(words[min(group.lane + turn * rows::LANES, length - 1)]);
             };
             high = max(key_at(0), key_at(1));
             if (2 * k < length)
@@ -561,10 +562,10 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
             };
             keys = rows::lower_bound(
                 group, own.bins, low, high, k, enough, [&](const rows::Bins& bins) {
-                    rows::each_word(group, rows::halves_of(words), length, [&](uint2 half) {
-                        most = max(most, half.y);
+                    rows::each_half(group, words, length, [&](rows::Half half) {
+                        most = max(most, half.key);
                         // What is above all bins is in the first.
-                        bins.add(min(half.y, high));
+                        bins.add(min(half.key, high));
                     });
                 });
             if (!guessed || keys.equal != keys.found) break;
@@ -572,13 +573,14 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
             guessed = false;
         }
         most = group.most(most);
-        taken = Taken{keys.key, keys.last, k - (keys.found - keys.equal), keys.equal <= FEW, 0};
+        taken = Taken{static_cast<int>(keys.key), static_cast<int>(keys.last),
+                      k - (keys.found - keys.equal), keys.equal <= FEW, LEAST_WORD};
         if (!taken.open) {
             // Of so many in one bin, all have the same key. A cut is a pair: those that repeat_rows
             // left out may be close below it.
             const Word bound =
-                rows::kth_of_key(group, own.bins, words, length, keys.key, taken.left);
-            Word least = ~0ull;
+                rows::kth_of_key(group, own.bins, words, length, taken.first, taken.left);
+            Word least = MOST_WORD;
             rows::each_word(group, words, length, [&](Word word) {
                 if (word >= bound) least = min(least, word);
             });
@@ -587,8 +589,8 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         if (group.lane == 0) own.number = 0;
     }
     RowSum sum(totals, most, selects ? k : length);
-    const auto add = [&](uint2 half) {
-        if (totals.maximum) sum.add(half.y);
+    const auto add = [&](rows::Half half) {
+        if (totals.maximum) sum.add(half.key);
     };
     if (!sorted) {
         taken.each(group, words, length, own, add);
@@ -603,7 +605,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         }
     } else {
         if (selects && columns > SPAN) {
-            taken.each(group, words, length, own, [](uint2) {});
+            taken.each(group, words, length, own, [](rows::Half) {});
             rows::keep(group, words, length, taken.least);
             length = k;
         }
@@ -614,8 +616,8 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
             const unsigned each = 1u << max(rows::width((span - 1) / (32 * rows::LANES)), 1);
             uint4* const own_spans = reinterpret_cast<uint4*>(own.spans + group.lane * each);
             for (unsigned i = 0; i < each / 2; ++i) own_spans[i] = make_uint4(0, 0, 0, 0);
-            taken.each(group, words, length, own, [&](uint2 half) {
-                const unsigned at = ~half.x - base;
+            taken.each(group, words, length, own, [&](rows::Half half) {
+                const unsigned at = ~half.low - base;
                 if (at < span) atomicOr(&own.spans[at / 32].x, 1u << at % 32);
             });
             unsigned before = 0;

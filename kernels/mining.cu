@@ -19,6 +19,7 @@
 #include "epilogue/each.cuh"
 #include "epilogue/pairs.cuh"
 #include "epilogue/select.cuh"
+#include "ptx/append.cuh"
 #include "row_lists.cuh"
 #include "search.cuh"
 #include "tile/simt.cuh"
@@ -319,30 +320,50 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
         if (!wanted(row)) continue;
         const Cut* cut = pairs.cuts + row;
         const float least = cut->similarity;
-        // Not so where there is no cut, whatever the numbers; nor where there are none.
-        if (row_top(tile, r) < least) continue;
+        unsigned* count = lists.counts + (row - first_row);
+        uint2* words = reinterpret_cast<uint2*>(lists.words) +
+                       static_cast<long long>(row - first_row) * lists.capacity;
+        if (least > 0.0f) {
+            // A positive similarity's bits are its key.
+            unsigned number = 0;
+#pragma unroll
+            for (unsigned f = 0; f < FOURS; ++f) {
+                const float four[4] = {tile.at(r, f * 4), tile.at(r, f * 4 + 1),
+                                       tile.at(r, f * 4 + 2), tile.at(r, f * 4 + 3)};
+                ptx::count_from(number, four, least);
+            }
+            if (number == 0) continue;
+            const unsigned first = atomicAdd(count, number);
+            if (first + number > lists.capacity) continue;
+            unsigned long long to = ptx::global_address(words + first);
+            const unsigned low = ~(j0 + Tile::column(0));
+#pragma unroll
+            for (unsigned f = 0; f < FOURS; ++f) {
+                const float four[4] = {tile.at(r, f * 4), tile.at(r, f * 4 + 1),
+                                       tile.at(r, f * 4 + 2), tile.at(r, f * 4 + 3)};
+                to = ptx::append_from(to, four, least, low - f * Tile::GROUP_STEP);
+            }
+            continue;
+        }
         // Fours with one above the cut.
         unsigned found = 0;
 #pragma unroll
         for (unsigned f = 0; f < FOURS; ++f)
             found |= four_top(tile, r, f * 4) >= least ? 1u << f : 0;
+        // Where there is no cut, NaN counts too.
         const bool all = cut->key == 0;
         if (all) found = (1u << FOURS) - 1;
-        unsigned* count = lists.counts + (row - first_row);
-        uint2* words = reinterpret_cast<uint2*>(lists.words) +
-                       static_cast<long long>(row - first_row) * lists.capacity;
         each_four(tile, storage, r, found, [&](unsigned f, float4 four) {
             const unsigned column = j0 + Tile::column(f * 4);
             const float values[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
             for (unsigned e = 0; e < 4; ++e) {
-                // NaN too, where there is no cut.
                 if (!(values[e] >= least) &&
                     !(all && __float_as_uint(values[e]) != NO_PAIR))
                     continue;
                 const unsigned to = atomicAdd(count, 1u);
                 if (to < lists.capacity)
-                    words[to] = make_uint2(~(column + e), order_key(values[e]));
+                    words[to] = make_uint2(~(column + e), signed_key(order_key(values[e])));
             }
         });
     }
@@ -403,8 +424,8 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
             Word* words = lists.words + static_cast<long long>(row - first_row) * lists.capacity;
             // A cut is a pair: those that an earlier one left out may be close below it.
             unsigned* counters = bins[threadIdx.x / rows::LANES];
-            const unsigned most = rows::largest(group, words, count);
-            const Word last = rows::kth(group, counters, words, count, cuts[row].key, most, k);
+            const int low = signed_key(cuts[row].key), most = rows::largest(group, words, count);
+            const Word last = rows::kth(group, counters, words, count, low, most, k);
             const Word least = rows::keep(group, words, count, last);
             if (group.lane != 0) continue;
             lists.counts[row - first_row] = k;

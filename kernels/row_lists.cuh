@@ -27,18 +27,24 @@ struct Group {
         : lane(threadIdx.x % LANES),
           lanes(((1u << LANES) - 1) << threadIdx.x % 32 / LANES * LANES) {}
 
-    template <class Combine>
-    __device__ __forceinline__ unsigned reduce(unsigned value, Combine combine) const {
+    __device__ __forceinline__ int other(int value, unsigned mask) const {
+        return static_cast<int>(ptx::shuffle_xor(static_cast<unsigned>(value), mask, lanes));
+    }
+    __device__ __forceinline__ int least(int value) const {
 #pragma unroll
-        for (unsigned mask = 1; mask < LANES; mask *= 2)
-            value = combine(value, ptx::shuffle_xor(value, mask, lanes));
+        for (unsigned mask = 1; mask < LANES; mask *= 2) value = min(value, other(value, mask));
         return value;
     }
-    __device__ __forceinline__ unsigned least(unsigned value) const {
-        return reduce(value, [](unsigned a, unsigned b) { return min(a, b); });
+    __device__ __forceinline__ int most(int value) const {
+#pragma unroll
+        for (unsigned mask = 1; mask < LANES; mask *= 2) value = max(value, other(value, mask));
+        return value;
     }
     __device__ __forceinline__ unsigned most(unsigned value) const {
-        return reduce(value, [](unsigned a, unsigned b) { return max(a, b); });
+#pragma unroll
+        for (unsigned mask = 1; mask < LANES; mask *= 2)
+            value = max(value, ptx::shuffle_xor(value, mask, lanes));
+        return value;
     }
     __device__ __forceinline__ float least(float value) const {
 #pragma unroll
@@ -54,10 +60,9 @@ struct Group {
     }
     __device__ __forceinline__ Word least(Word value) const { return ~most(~value); }
     __device__ __forceinline__ Word most(Word value) const {
-        const unsigned high = most(static_cast<unsigned>(value >> 32));
-        const bool mine = static_cast<unsigned>(value >> 32) == high;
-        const unsigned low = most(mine ? static_cast<unsigned>(value) : 0);
-        return static_cast<Word>(high) << 32 | low;
+        const int high = most(epilogue::key_of(value));
+        return epilogue::word_of(
+            high, most(epilogue::key_of(value) == high ? static_cast<unsigned>(value) : 0));
     }
     __device__ __forceinline__ unsigned long long sum(unsigned long long value) const {
 #pragma unroll
@@ -107,8 +112,8 @@ struct Bound {
 };
 
 // The bound that at least `wanted` of a row's keys are not below, and enough(found, equal) says that
-// this will do; all of them where there are fewer, and `equal` is 0. Keys are from `low` to `high`, and
-// each(bins) adds those of the lane.
+// this will do; all of them where there are fewer, and `equal` is 0. Keys are from `low` to `high`,
+// signed or not, and each(bins) adds those of the lane.
 //
 // The range is cut into bins, and so is the bin that holds the last key wanted, until few enough are
 // in it: mostly at once, since the largest lie thinly. 2^32 keys come to their end after six turns.
@@ -182,49 +187,59 @@ __device__ __forceinline__ void each_word(const Group& group, const Some* words,
     for (; word < end; word += LANES) body(*word);
 }
 
-// The halves of words: low first, ~column and key.
-__device__ __forceinline__ const uint2* halves_of(const Word* words) {
-    return reinterpret_cast<const uint2*>(words);
+// A word by its halves.
+struct alignas(8) Half {
+    unsigned low;  // ~column
+    int key;
+
+    __device__ __forceinline__ Word word() const { return epilogue::word_of(key, low); }
+};
+
+template <class Body>
+__device__ __forceinline__ void each_half(const Group& group, const Word* words, unsigned count,
+                                          Body body) {
+    each_word(group, reinterpret_cast<const Half*>(words), count, body);
 }
 
-// The largest key of a row's words; 0 where there are none.
-__device__ __forceinline__ unsigned largest(const Group& group, const Word* words, unsigned count) {
-    unsigned most = 0;
-    each_word(group, halves_of(words), count, [&](uint2 half) { most = max(most, half.y); });
+// The largest key of a row's words; the least there is where there are none.
+__device__ __forceinline__ int largest(const Group& group, const Word* words, unsigned count) {
+    int most = epilogue::LEAST_KEY;
+    each_half(group, words, count, [&](Half half) { most = max(most, half.key); });
     return group.most(most);
 }
 
 // A word that just `left` of those with this key are not below.
 __device__ __forceinline__ Word kth_of_key(const Group& group, unsigned* counters,
-                                           const Word* words, unsigned count, unsigned key,
+                                           const Word* words, unsigned count, int key,
                                            unsigned left) {
     const auto just = [&](unsigned found, unsigned) { return found == left; };
     const Bound columns = lower_bound(group, counters, 0, ~0u, left, just, [&](const Bins& bins) {
-        each_word(group, halves_of(words), count, [&](uint2 half) {
-            if (half.y == key) bins.add(half.x);
+        each_half(group, words, count, [&](Half half) {
+            if (half.key == key) bins.add(half.low);
         });
     });
-    return static_cast<Word>(key) << 32 | columns.key;
+    return epilogue::word_of(key, columns.key);
 }
 
 // A word that just `k` of the row's `count` are not below, 0 < k < count; no key is below `low`, none
 // above `most`. No two words are alike.
 __device__ __forceinline__ Word kth(const Group& group, unsigned* counters, const Word* words,
-                                    unsigned count, unsigned low, unsigned most, unsigned k) {
+                                    unsigned count, int low, int most, unsigned k) {
     const auto just = [&](unsigned found, unsigned) { return found == k; };
     const Bound keys = lower_bound(group, counters, low, most, k, just, [&](const Bins& bins) {
-        each_word(group, halves_of(words), count, [&](uint2 half) { bins.add(half.y); });
+        each_half(group, words, count, [&](Half half) { bins.add(half.key); });
     });
-    if (keys.found == k) return static_cast<Word>(keys.key) << 32;
+    const int key = static_cast<int>(keys.key);
+    if (keys.found == k) return epilogue::word_of(key, 0);
     // Some of those with the last key are too many.
-    return kth_of_key(group, counters, words, count, keys.key, k - (keys.found - keys.equal));
+    return kth_of_key(group, counters, words, count, key, k - (keys.found - keys.equal));
 }
 
 // Moves the words that are not below `least` to the front; gives the least of them.
 __device__ __forceinline__ Word keep(const Group& group, Word* words, unsigned count, Word least) {
     const unsigned before = group.lanes & ((1u << threadIdx.x % 32) - 1);
     unsigned kept = 0;
-    Word last = ~0ull;
+    Word last = epilogue::MOST_WORD;
 #pragma unroll 1
     for (unsigned first = 0; first < count; first += LANES) {
         const unsigned i = first + group.lane;

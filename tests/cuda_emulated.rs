@@ -275,10 +275,18 @@ fn mining_cost(
     if std::env::var_os("METRIC_KERNELS_PROFILE").is_some() {
         for (call, name) in calls.iter().zip(["forward", "forward, mined", "backward, mined"]) {
             println!("  {name}");
+            let of_all = |key| calls[0].iter().map(|launch| number(launch, key)).sum::<f64>();
+            let warps = of_all("warp_instructions");
+            println!("    {:32} {:>8} {:>8}", "", "threads", "warps");
             for launch in call.iter() {
-                let share = number(launch, "thread_instructions") / all;
-                println!("    {:32} {share:8.4}", launch["kernel"].as_str().unwrap());
+                let threads = number(launch, "thread_instructions") / all;
+                let warps = number(launch, "warp_instructions") / warps;
+                let kernel = launch["kernel"].as_str().unwrap();
+                println!("    {kernel:32} {threads:8.4} {warps:8.4}");
             }
+            let total: f64 = call.iter().map(|launch| number(launch, "warp_instructions")).sum();
+            let threads: f64 = call.iter().map(|launch| number(launch, "thread_instructions")).sum();
+            println!("    {:32} {:8.4} {:8.4}", "all", threads / all, total / warps);
         }
     }
     Some(cost)

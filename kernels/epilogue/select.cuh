@@ -28,18 +28,26 @@ struct Cut {
     unsigned key;
 };
 
-// A pair of a row as one word, the larger the harder.
-using Word = unsigned long long;
+// A pair of a row as one word, the larger the harder: its similarity's key as a signed number, above
+// ~column. Of a positive similarity that key is the bits as they are.
+using Word = long long;
+constexpr int LEAST_KEY = -0x7fffffff - 1;  // NaN's
+constexpr int MOST_KEY = 0x7fffffff;
+constexpr Word LEAST_WORD = -0x7fffffffffffffffll - 1;
+constexpr Word MOST_WORD = 0x7fffffffffffffffll;
 
-__device__ __forceinline__ Word word_of(unsigned key, unsigned column) {
-    return static_cast<Word>(key) << 32 | ~column;
+__device__ __forceinline__ int signed_key(unsigned order) {
+    return static_cast<int>(order ^ 0x80000000u);
 }
-__device__ __forceinline__ unsigned key_of(Word word) { return static_cast<unsigned>(word >> 32); }
+__device__ __forceinline__ Word word_of(int key, unsigned low) {
+    return static_cast<Word>(static_cast<unsigned long long>(key) << 32 | low);
+}
+__device__ __forceinline__ int key_of(Word word) { return static_cast<int>(word >> 32); }
 __device__ __forceinline__ unsigned column_of(Word word) { return ~static_cast<unsigned>(word); }
 
 // The similarity of a key that belongs to one: NaN for NaN, but 0 for -0.
-__device__ __forceinline__ float value_of(unsigned key) {
-    return __uint_as_float(key ^ (~(static_cast<int>(key) >> 31) | 0x80000000u));
+__device__ __forceinline__ float value_of(int key) {
+    return __int_as_float(key ^ (key >> 31 & 0x7fffffff));
 }
 
 // Stands in a sample where a pair is not negative; no similarity has these bits.
@@ -64,7 +72,8 @@ __device__ __forceinline__ Cut empty_cut() {
 
 // Everything up to this pair of a row.
 __device__ __forceinline__ Cut cut_of(Word word, unsigned row) {
-    return Cut{similarity_of(key_of(word)), row, column_of(word), key_of(word)};
+    const unsigned key = static_cast<unsigned>(key_of(word)) ^ 0x80000000u;
+    return Cut{similarity_of(key), row, column_of(word), key};
 }
 
 // Whether a pair is mined. NaN is only where `includes` says so.

@@ -1,0 +1,44 @@
+// Room: PTX wrappers. What is done for an element only where it is not below another number: by
+// predicates instead of branches, since in a warp some lane does it almost always.
+#pragma once
+
+namespace ptx {
+
+// How many of four are not below `least`, on top of `count`.
+__device__ __forceinline__ void count_from(unsigned& count, const float (&values)[4], float least) {
+    asm("{\n\t.reg .pred p;\n\t"
+        "setp.ge.f32 p, %1, %5;\n\t@p add.u32 %0, %0, 1;\n\t"
+        "setp.ge.f32 p, %2, %5;\n\t@p add.u32 %0, %0, 1;\n\t"
+        "setp.ge.f32 p, %3, %5;\n\t@p add.u32 %0, %0, 1;\n\t"
+        "setp.ge.f32 p, %4, %5;\n\t@p add.u32 %0, %0, 1;\n\t}"
+        : "+r"(count)
+        : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least));
+}
+
+// Stores those, as pairs of `low` minus their number among the four and their bits, one after the
+// other from an address of global memory on, which it returns moved on.
+__device__ __forceinline__ unsigned long long append_from(unsigned long long to,
+                                                          const float (&values)[4], float least,
+                                                          unsigned low) {
+    asm volatile(
+        "{\n\t.reg .pred p;\n\t.reg .u32 l;\n\t.reg .f32 f;\n\t"
+        "setp.ge.f32 p, %1, %5;\n\t@p mov.b32 f, %6;\n\t"
+        "@p st.global.v2.f32 [%0], {f, %1};\n\t@p add.u64 %0, %0, 8;\n\t"
+        "setp.ge.f32 p, %2, %5;\n\t@p sub.u32 l, %6, 1;\n\t@p mov.b32 f, l;\n\t"
+        "@p st.global.v2.f32 [%0], {f, %2};\n\t@p add.u64 %0, %0, 8;\n\t"
+        "setp.ge.f32 p, %3, %5;\n\t@p sub.u32 l, %6, 2;\n\t@p mov.b32 f, l;\n\t"
+        "@p st.global.v2.f32 [%0], {f, %3};\n\t@p add.u64 %0, %0, 8;\n\t"
+        "setp.ge.f32 p, %4, %5;\n\t@p sub.u32 l, %6, 3;\n\t@p mov.b32 f, l;\n\t"
+        "@p st.global.v2.f32 [%0], {f, %4};\n\t@p add.u64 %0, %0, 8;\n\t}"
+        : "+l"(to)
+        : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least), "r"(low)
+        : "memory");
+    return to;
+}
+
+// The address that instructions on global memory take.
+__device__ __forceinline__ unsigned long long global_address(const void* pointer) {
+    return __cvta_generic_to_global(pointer);
+}
+
+}  // namespace ptx
