@@ -8,6 +8,7 @@
 #include "epilogue/select.cuh"
 #include "epilogue/store.cuh"
 #include "epilogue/terms.cuh"
+#include "ptx/append.cuh"
 #include "ptx/match.cuh"
 #include "ptx/shuffle.cuh"
 #include "reduce.cuh"
@@ -206,44 +207,57 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         const unsigned tile = quad * 4 >> side_bits << side_bits;
         return tile * guess.stride + quad * 4 - tile;
     };
-    const auto add_above = [&](unsigned quad, float4 four) {
-        const unsigned column = column_of_quad(quad);
-        if (four.x >= cut) list.add(four.x, column);
-        if (four.y >= cut) list.add(four.y, column + 1);
-        if (four.z >= cut) list.add(four.z, column + 2);
-        if (four.w >= cut) list.add(four.w, column + 3);
-    };
     if (all) {
 #pragma unroll 1
         for (unsigned i = group.lane; i < guess.width; i += rows::LANES) {
             const float value = guess.values[static_cast<long long>(row) * guess.width + i];
             if (is_pair(value)) list.add(value, column_of_quad(i / 4) + i % 4);
         }
-    } else if (guess.each == 1) {
-#pragma unroll 1
-        for (unsigned i = group.lane; i < end; i += rows::LANES) {
-            const float4 four = values[i];
-            if (most_of(four) >= cut) add_above(i, four);
-        }
     } else {
-        // The values of an element: `apart` elements side by side share their fours.
-        const unsigned shared_by = rows::width(guess.apart - 1);
-        const unsigned reach = guess.each / 4 * guess.apart;
+        // Fours with one above the cut, 32 of the lane's at a time: each lane finds about as many. Where
+        // elements are the largest of fours, they tell; else all values do.
+        const bool by_tops = guess.each == 4;
+        const unsigned long long first = ptx::global_address(list.words);
 #pragma unroll 1
-        for (unsigned i = group.lane; i < end; i += rows::LANES) {
-            const float4 four = elements[i];
-            if (!(most_of(four) >= cut)) continue;
-            unsigned found = (four.x >= cut ? 1 : 0) | (four.y >= cut ? 2 : 0) |
-                             (four.z >= cut ? 4 : 0) | (four.w >= cut ? 8 : 0);
+        for (unsigned base = 0; base < quads; base += 32 * rows::LANES) {
+            unsigned found = 0;
+            if (by_tops) {
+#pragma unroll 2
+                for (unsigned i = 0; i < 8; ++i) {
+                    const unsigned at = base / 4 + i * rows::LANES + group.lane;
+                    if (at >= end) break;
+                    const float4 four = elements[at];
+                    found |= ((four.x >= cut ? 1 : 0) | (four.y >= cut ? 2 : 0) |
+                              (four.z >= cut ? 4 : 0) | (four.w >= cut ? 8 : 0))
+                             << i * 4;
+                }
+            } else {
+#pragma unroll 4
+                for (unsigned i = 0; i < 32; ++i) {
+                    const unsigned at = base + i * rows::LANES + group.lane;
+                    if (at >= quads) break;
+                    found |= most_of(values[at]) >= cut ? 1u << i : 0;
+                }
+            }
 #pragma unroll 1
             for (; found != 0; found &= found - 1) {
-                const unsigned element = i * 4 + __ffs(found) - 1;
-                unsigned quad = (element >> shared_by) * reach + (element & (guess.apart - 1));
-                const unsigned stop = quad + reach;
-#pragma unroll 1
-                for (; quad < stop; quad += guess.apart) {
-                    const float4 four = values[quad];
-                    if (most_of(four) >= cut) add_above(quad, four);
+                const unsigned bit = __ffs(found) - 1;
+                const unsigned quad =
+                    by_tops ? base + (bit / 4 * rows::LANES + group.lane) * 4 + bit % 4
+                            : base + bit * rows::LANES + group.lane;
+                const float4 four = values[quad];
+                const float each[4] = {four.x, four.y, four.z, four.w};
+                const unsigned column = column_of_quad(quad);
+                if (cut > 0.0f) {
+                    unsigned number = 0;
+                    ptx::count_from(number, each, cut);
+                    const unsigned to = atomicAdd(list.count, number);
+                    if (to + number <= list.capacity)
+                        ptx::append_from(first + to * sizeof(Word), each, cut, ~column);
+                } else {
+#pragma unroll
+                    for (unsigned e = 0; e < 4; ++e)
+                        if (each[e] >= cut) list.add(each[e], column + e);
                 }
             }
         }

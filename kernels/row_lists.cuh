@@ -84,7 +84,7 @@ struct Group {
 };
 
 // Bins of a row, in shared memory: what a selection counts into.
-constexpr unsigned BIN_BITS = 6;
+constexpr unsigned BIN_BITS = 7;
 constexpr unsigned BINS = 1 << BIN_BITS;
 constexpr unsigned LANE_BINS = BINS / LANES;
 static_assert(LANE_BINS % 4 == 0, "of a lane, side by side");
