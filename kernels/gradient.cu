@@ -17,6 +17,7 @@
 // Grid: x = row tiles of the panel x column tiles; block = row tile * column tiles + column tile.
 // Block: Tile::THREADS threads.
 
+#include "epilogue/finite.cuh"
 #include "epilogue/pairs.cuh"
 #include "epilogue/panel.cuh"
 #include "epilogue/store.cuh"
@@ -46,38 +47,43 @@ __device__ __forceinline__ void weights(const Operand& x, const Operand& y, unsi
     static_assert(sizeof(Scratch<Tile>) <= sizeof(storage), "used one after the other");
     Scratch<Tile>& scratch = reinterpret_cast<Scratch<Tile>&>(storage);
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
-    const unsigned i0 = first_row + blockIdx.x / across * Tile::SIDE;
-    const unsigned j0 = blockIdx.x % across * Tile::SIDE;
-    if (pairs.flags & POSITIVES && beyond_band<Tile>(pairs, i0, j0)) {
-        if (threadIdx.x == 0) {
-            if (panel.levels) panel.levels[blockIdx.x] = no_level();
-            if (moments) moments[blockIdx.x] = 0.0;
-        }
-        return;
-    }
-    Tile tile;
-    tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, end_row, y, j0, pairs.columns, 0,
-                                                         depth, storage);
-    const float moment = weigh(tile, pairs, i0, j0, rows, *scale * LOG2E);
-    if (panel.data) {
-        if constexpr (Tile::LEVELS) {
-            apply_factors(tile, x, y, pairs, i0, j0);
-            if (panel.levels) {
-                const float exponent = raise(tile, scratch.maxima[0]);
-                if (threadIdx.x == 0) panel.levels[blockIdx.x] = Level{0.0f, exponent};
+    const unsigned tiles = (end_row - first_row + Tile::SIDE - 1) / Tile::SIDE * across;
+#pragma unroll 1
+    for (unsigned place = blockIdx.x; place < tiles; place += gridDim.x) {
+        const unsigned i0 = first_row + place / across * Tile::SIDE;
+        const unsigned j0 = place % across * Tile::SIDE;
+        if (pairs.flags & POSITIVES && beyond_band<Tile>(pairs, i0, j0)) {
+            if (threadIdx.x == 0) {
+                if (panel.levels) panel.levels[place] = no_level();
+                if (moments) moments[place] = 0.0;
             }
-            store(tile, panel, i0 - first_row, j0);
-        } else {
-            const Output out{static_cast<float*>(panel.data), panel.stride, panel.rows,
-                             panel.columns};
-            store(tile, out, i0 - first_row, j0, Plainly{1.0f, false});
+            continue;
         }
-    }
-    if (moments) {
-        auto& sums = reinterpret_cast<double(&)[Tile::THREADS]>(scratch.sums);
-        const double sum = reduce::block(static_cast<double>(moment), sums,
-                                         [](double a, double b) { return a + b; });
-        if (threadIdx.x == 0) moments[blockIdx.x] = sum;
+        Tile tile;
+        tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, end_row, y, j0, pairs.columns, 0,
+                                                             depth, storage);
+        const float moment = weigh(tile, pairs, i0, j0, rows, *scale * LOG2E);
+        if (panel.data) {
+            if constexpr (Tile::LEVELS) {
+                apply_factors(tile, x, y, pairs, i0, j0);
+                if (panel.levels) {
+                    const float exponent = raise(tile, scratch.maxima[0]);
+                    if (threadIdx.x == 0) panel.levels[place] = Level{0.0f, exponent};
+                }
+                store(tile, panel, i0 - first_row, j0);
+            } else {
+                const Output out{static_cast<float*>(panel.data), panel.stride, panel.rows,
+                                 panel.columns};
+                store(tile, out, i0 - first_row, j0, Plainly{1.0f, false});
+            }
+        }
+        if (moments) {
+            auto& sums = reinterpret_cast<double(&)[Tile::THREADS]>(scratch.sums);
+            const double sum = reduce::block(static_cast<double>(moment), sums,
+                                             [](double a, double b) { return a + b; });
+            if (threadIdx.x == 0) moments[place] = sum;
+        }
+        __syncthreads();
     }
 }
 
@@ -140,6 +146,10 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
     // Without a negative any reference will do.
     const float reference = top == -INFINITE ? 0.0f : top;
     float sum = 0.0f, moment = 0.0f;
+    if (!surely_finite(tile)) {
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r) sum += zero_of_row(tile, r);
+    }
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r)
 #pragma unroll
@@ -148,8 +158,7 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
             const float below = similarity - reference;
             float weight = ptx::ex2(scale2 * below);
             if (!plain && !cells.negative.get(r, c)) weight = 0.0f;
-            // What is not finite makes the sum NaN, also where it is masked.
-            sum = fmaf(similarity, 0.0f, sum) + weight;
+            sum += weight;
             moment = fmaf(below, weight, moment);
             tile.put(r, c, weight);
         }

@@ -17,6 +17,7 @@
 // Block: Tile::THREADS threads.
 
 #include "epilogue/each.cuh"
+#include "epilogue/finite.cuh"
 #include "epilogue/pairs.cuh"
 #include "epilogue/select.cuh"
 #include "ptx/append.cuh"
@@ -175,22 +176,11 @@ struct Negatives {
 template <class Tile>
 __device__ __forceinline__ void poison_rows(const Tile& tile, unsigned i0, unsigned rows,
                                             unsigned* poison) {
-    if (!poison) return;
-    // Where a product of two is finite, so are both, and one instruction tells of both: this is but
-    // for numbers beyond the root of the largest.
-    float all = 0.0f;
-#pragma unroll
-    for (int r = 0; r < Tile::ROWS; ++r)
-#pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; c += 2) all = fmaf(tile.at(r, c), tile.at(r, c + 1), all);
-    if (fabsf(all) < INFINITE) return;
+    if (!poison || surely_finite(tile)) return;
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
-        float sum = 0.0f;
-#pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; ++c) sum = fmaf(tile.at(r, c), 0.0f, sum);
         // Always the same bits: the order does not matter.
-        if (sum != 0.0f) atomicOr(&poison[min(i0 + Tile::row(r), rows - 1)], 0x7fc00000u);
+        if (zero_of_row(tile, r) != 0.0f) atomicOr(&poison[min(i0 + Tile::row(r), rows - 1)], 0x7fc00000u);
     }
 }
 

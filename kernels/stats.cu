@@ -98,7 +98,7 @@ __device__ __forceinline__ void stats(const Operand& x, const Operand& y, unsign
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
                                                              pairs.columns, 0, depth, storage);
         state.poison(tile);
-        if (!all_negative<Tile>(pairs, i0, j0)) {
+        if (pairs.flags & MINED || !all_negative<Tile>(pairs, i0, j0)) {
             Cells<Tile> cells;
             cells.find(pairs, i0, j0);
             cells.mine(tile, pairs, i0, j0);

@@ -1,9 +1,10 @@
 // Room: epilogues. Log-sum-exp of the negatives of each row, over the column tiles that a block
 // walks: a running maximum M and Z = sum of exp(s (S - M)) per thread, parked in shared memory where
 // the next product needs the registers; the threads of a row come together at the end. A similarity
-// that is not finite makes Z NaN, also where the pair is masked: fma(S, 0, Z).
+// that is not finite makes Z NaN, also where the pair is masked.
 #pragma once
 
+#include "epilogue/finite.cuh"
 #include "epilogue/pairs.cuh"
 #include "epilogue/terms.cuh"
 #include "ptx/math.cuh"
@@ -50,14 +51,9 @@ struct LogSumExp {
     }
     // Lets similarities that are not finite make their rows NaN: before any pair is masked.
     __device__ __forceinline__ void poison(const Tile& tile) {
+        if (surely_finite(tile)) return;
 #pragma unroll
-        for (int r = 0; r < Tile::ROWS; ++r) {
-            float sum = running.sum(r);
-#pragma unroll
-            for (int c = 0; c < Tile::COLUMNS; ++c) sum = fmaf(tile.at(r, c), 0.0f, sum);
-            // Done here and now, not interleaved with what comes after the masks.
-            running.sum(r) = ptx::opaque(sum);
-        }
+        for (int r = 0; r < Tile::ROWS; ++r) running.sum(r) += zero_of_row(tile, r);
     }
 
     // Adds a tile whose masked pairs are -inf.

@@ -127,13 +127,13 @@ __device__ __forceinline__ bool beyond_band(const Pairs& pairs, unsigned i0, uns
     return j0 / Tile::SIDE < band.x || j0 / Tile::SIDE >= band.y;
 }
 
-// Whether every pair of the tile at (i0, j0) is a negative one, as far as can be told at once. The
-// same answer in every thread.
+// Whether every pair of the tile at (i0, j0) is a negative one, mined or not, as far as can be told at
+// once. The same answer in every thread.
 template <class Tile>
 __device__ __forceinline__ bool all_negative(const Pairs& pairs, unsigned i0, unsigned j0) {
     const unsigned flags = pairs.flags;
     bool plain = i0 + Tile::SIDE <= pairs.rows && j0 + Tile::SIDE <= pairs.columns;
-    if (flags & (MINED | POSITIVES)) plain = false;
+    if (flags & POSITIVES) plain = false;
     // Tiles are square and on one grid: the diagonal only crosses those with equal corners.
     if (flags & SHARED || (flags & INDEXED && !pairs.index)) plain = plain && i0 != j0;
     if (flags & INDEXED && pairs.index) plain = false;
@@ -158,6 +158,41 @@ __device__ __forceinline__ bool all_positive(const Pairs& pairs, unsigned i0, un
     if (pairs.flags & SHARED && i0 == j0) return false;
     return i0 + Tile::SIDE <= pairs.rows && j0 + Tile::SIDE <= pairs.columns;
 }
+
+// Which negatives of a row are mined, of the columns that a thread has of a tile: those not below
+// `least`; but where ties are broken among these columns (`split`), those at `least` only up to column
+// `last`.
+template <class Tile>
+struct MinedRow {
+    float least;
+    unsigned last;
+    bool split;
+
+    __device__ __forceinline__ MinedRow(const Pairs& pairs, unsigned row, unsigned j0) {
+        // As a whole, and compared as a whole: nothing here is a branch.
+        const uint4 cut = *reinterpret_cast<const uint4*>(
+            pairs.cuts + static_cast<long long>(row) * pairs.cut_stride);
+        const auto place = [](unsigned row, unsigned column) {
+            return static_cast<unsigned long long>(row) << 32 | column;
+        };
+        last = cut.z;
+        const bool none = place(row, j0 + Tile::column(0)) > place(cut.y, last);
+        const bool some = place(row, j0 + Tile::column(Tile::COLUMNS - 1)) > place(cut.y, last);
+        const float similarity = __uint_as_float(cut.x);
+        least = none ? next_above(similarity) : similarity;
+        split = some && !none;
+    }
+    // Calls drop(c) for the columns that are at `least` and not mined.
+    template <class Drop>
+    __device__ __forceinline__ void each_tie(const Tile& tile, int r, unsigned j0, Drop drop) const {
+        if (!split) return;
+        // Rare: nothing of it is done beforehand.
+        j0 = ptx::opaque(j0);
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c)
+            if (tile.at(r, c) == least && j0 + Tile::column(c) > last) drop(c);
+    }
+};
 
 // The thread's part of the tile at (i0, j0), pair by pair.
 template <class Tile>
@@ -233,7 +268,7 @@ struct Cells {
         }
     }
 
-    // Takes the negatives below their cuts away, where pairs are mined.
+    // Takes the negatives that are not mined away, where pairs are mined.
     __device__ __forceinline__ void mine(const Tile& tile, const Pairs& pairs, unsigned i0,
                                          unsigned j0) {
         if (!(pairs.flags & MINED)) return;
@@ -241,18 +276,12 @@ struct Cells {
 #pragma unroll
         for (int r = 0; r < Tile::ROWS; ++r) {
             const unsigned row = min(i0 + Tile::row(r), pairs.rows - 1);
-            const Cut cut = pairs.cuts[static_cast<long long>(row) * pairs.cut_stride];
-            unsigned kept = 0, ties = 0;
+            const MinedRow<Tile> mined(pairs, row, j0);
+            unsigned kept = 0;
 #pragma unroll
-            for (int c = 0; c < Tile::COLUMNS; ++c) {
-                kept |= static_cast<unsigned>(tile.at(r, c) > cut.similarity) << c;
-                ties |= static_cast<unsigned>(tile.at(r, c) == cut.similarity) << c;
-            }
-            // Rare.
-            for (; ties != 0; ties &= ties - 1) {
-                const int c = __ffs(ties) - 1;
-                if (mined(cut, cut.similarity, row, j0 + Tile::column(c))) kept |= 1u << c;
-            }
+            for (int c = 0; c < Tile::COLUMNS; ++c)
+                kept |= static_cast<unsigned>(tile.at(r, c) >= mined.least) << c;
+            mined.each_tie(tile, r, j0, [&](int c) { kept &= ~(1u << c); });
             negative.keep_row(r, kept);
         }
     }

@@ -21,7 +21,7 @@ __device__ __forceinline__ float similarity_of(unsigned key) {
 }
 
 // Mined are the pairs up to this one and itself. Twin of launch::CUT_BYTES.
-struct Cut {
+struct alignas(16) Cut {
     float similarity;
     unsigned row;
     unsigned column;
@@ -76,15 +76,19 @@ __device__ __forceinline__ Cut cut_of(Word word, unsigned row) {
     return Cut{similarity_of(key), row, column_of(word), key};
 }
 
-// Whether a pair is mined. NaN is only where `includes` says so.
-__device__ __forceinline__ bool mined(const Cut& cut, float similarity, unsigned row,
-                                      unsigned column) {
-    return similarity > cut.similarity ||
-           (similarity == cut.similarity &&
-            (row < cut.row || (row == cut.row && column <= cut.column)));
+// The numbers next to one that is not NaN, nor -0: similarities are above the one, or below the other,
+// just if they are above or below the number itself. NaN beyond infinity, which nothing is.
+__device__ __forceinline__ float next_above(float number) {
+    const int bits = __float_as_int(number);
+    return __int_as_float(bits + (bits < 0 ? -1 : 1));
+}
+__device__ __forceinline__ float next_below(float number) {
+    const int bits = __float_as_int(number);
+    return __int_as_float(bits == 0 ? 0x80000001 : bits + (bits < 0 ? 1 : -1));
 }
 
-// The same for every similarity.
+// Whether a pair is mined: what MinedRow (pairs.cuh) says of numbers, and where there is no cut of NaN
+// too.
 __device__ __forceinline__ bool includes(const Cut& cut, float similarity, unsigned row,
                                          unsigned column) {
     const unsigned key = order_key(similarity);

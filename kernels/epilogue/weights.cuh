@@ -25,6 +25,22 @@ __device__ __forceinline__ float weigh(Tile& tile, const Pairs& pairs, unsigned 
         const unsigned row = min(ptx::opaque(i0) + Tile::row(r), pairs.rows - 1);
         const float maximum = rows.maximum[row];
         const float negative = rows.negative[row];
+        if (plain && pairs.flags & MINED) {
+            const MinedRow<Tile> mined(pairs, row, j0);
+            // A float for sure: kept as bits, all of the tile would be.
+            mined.each_tie(tile, r, j0, [&](int c) {
+                tile.put(r, c, ptx::opaque(next_below(mined.least)));
+            });
+#pragma unroll
+            for (int c = 0; c < Tile::COLUMNS; ++c) {
+                const float similarity = tile.at(r, c);
+                const float some = negative_weight(similarity, maximum, negative, scale2);
+                const float weight = similarity >= mined.least ? some : 0.0f;
+                moment = fmaf(similarity - maximum, weight, moment);
+                tile.put(r, c, weight);
+            }
+            continue;
+        }
         if (plain) {
 #pragma unroll
             for (int c = 0; c < Tile::COLUMNS; ++c) {
