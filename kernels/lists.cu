@@ -150,7 +150,7 @@ constexpr int ROWS = ROW_THREADS / rows::LANES;
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     guess_rows(Guess guess, unsigned slack, unsigned first_row, unsigned count, RowLists lists,
                Cut* cuts) {
-    __shared__ __align__(16) unsigned shared[ROWS][rows::BINS];
+    __shared__ __align__(16) unsigned shared[ROWS][rows::BINS_APART];
     const unsigned row = blockIdx.x * ROWS + threadIdx.x / rows::LANES;
     if (row >= count) return;
     const rows::Group group;

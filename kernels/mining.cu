@@ -379,7 +379,7 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
                                             unsigned* lost, Cut* cuts) {
     __shared__ union {
         typename Tile::Storage product;
-        alignas(16) unsigned bins[Tile::THREADS / rows::LANES][rows::BINS];
+        alignas(16) unsigned bins[Tile::THREADS / rows::LANES][rows::BINS_APART];
     } shared;
     auto& bins = shared.bins;
     const unsigned i0 = first_row + blockIdx.x * Tile::SIDE;

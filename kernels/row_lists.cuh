@@ -86,8 +86,10 @@ struct Group {
 // Bins of a row, in shared memory: what a selection counts into.
 constexpr unsigned BIN_BITS = 7;
 constexpr unsigned BINS = 1 << BIN_BITS;
-constexpr unsigned LANE_BINS = BINS / LANES;
-static_assert(LANE_BINS % 4 == 0, "of a lane, side by side");
+constexpr unsigned LANE_QUADS = BINS / LANES / 4;  // fours of a lane, side by side
+static_assert(LANE_QUADS % LANES == 0, "lanes take turns among them");
+// Of as many rows side by side: each begins four banks further.
+constexpr unsigned BINS_APART = BINS + 4;
 
 // Bins of equal width, of which the first holds the largest keys up to `high`.
 struct Bins {
@@ -124,20 +126,22 @@ __device__ __forceinline__ Bound lower_bound(const Group& group, unsigned* count
     const unsigned bits = width(high - low);
     Bins bins{ptx::shared_address(counters), high, bits > BIN_BITS ? bits - BIN_BITS : 0, BINS};
     unsigned above = 0;  // keys that are above bins.high
-    uint4* own = reinterpret_cast<uint4*>(counters) + LANE_BINS / 4 * group.lane;
+    uint4* const own = reinterpret_cast<uint4*>(counters) + LANE_QUADS * group.lane;
+    // Lanes are at different banks.
+    const auto quad = [&](unsigned i) -> uint4& {
+        return own[(i + group.lane * (LANE_QUADS / LANES)) % LANE_QUADS];
+    };
 #pragma unroll 1
     while (true) {
 #pragma unroll
-        for (unsigned i = 0; i < LANE_BINS / 4; ++i) own[i] = make_uint4(0, 0, 0, 0);
+        for (unsigned i = 0; i < LANE_QUADS; ++i) quad(i) = make_uint4(0, 0, 0, 0);
         group.sync();
         each(bins);
         group.sync();
-        unsigned counts[LANE_BINS], sum = 0;
+        unsigned sum = 0;
 #pragma unroll
-        for (unsigned i = 0; i < LANE_BINS; i += 4) {
-            const uint4 four = own[i / 4];
-            counts[i] = four.x, counts[i + 1] = four.y, counts[i + 2] = four.z;
-            counts[i + 3] = four.w;
+        for (unsigned i = 0; i < LANE_QUADS; ++i) {
+            const uint4 four = quad(i);
             sum += four.x + four.y + four.z + four.w;
         }
         const unsigned end = above + group.up_to(sum);
@@ -146,15 +150,20 @@ __device__ __forceinline__ Bound lower_bound(const Group& group, unsigned* count
             return Bound{low, high, ptx::shuffle(end, LANES - 1, LANES, group.lanes), 0};
         // The first lane whose bins reach the last one wanted; the bin, and what is above it.
         const unsigned lane = __ffs(lanes) - 1;
-        unsigned bin = group.lane * LANE_BINS, equal = 0;
+        unsigned bin = group.lane * LANE_QUADS * 4, equal = 0;
         above = end - sum;
         if (threadIdx.x % 32 == lane) {
-#pragma unroll
-            for (unsigned i = 0; i < LANE_BINS; ++i) {
-                equal = counts[i];
-                if (above + equal >= wanted) break;
-                above += equal, ++bin;
+            uint4 four = own[0];
+#pragma unroll 1
+            for (unsigned i = 1; above + four.x + four.y + four.z + four.w < wanted; ++i) {
+                above += four.x + four.y + four.z + four.w, bin += 4;
+                four = own[i];
             }
+            equal = four.x;
+            const unsigned more[3] = {four.y, four.z, four.w};
+#pragma unroll
+            for (unsigned i = 0; i < 3; ++i)
+                if (above + equal < wanted) above += equal, ++bin, equal = more[i];
         }
         bin = ptx::shuffle(bin, lane, LANES, group.lanes);
         above = ptx::shuffle(above, lane, LANES, group.lanes);
