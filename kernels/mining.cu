@@ -211,15 +211,24 @@ __device__ __forceinline__ void mark(Tile& tile, const Negatives<Tile>& negative
             if (!negatives.cells.negative.get(r, c)) tile.put(r, c, __uint_as_float(NO_PAIR));
 }
 
+// Four elements of a row, side by side.
+template <class Tile>
+struct Four {
+    float values[4];
+
+    __device__ __forceinline__ Four(const Tile& tile, int r, int c)
+        : values{tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3)} {}
+};
+
 // The elements of a row that are not below a cut's similarity; all of them where there are too few
 // numbers for a cut, and NaN counts too.
 template <class Tile>
 __device__ __forceinline__ unsigned not_below(const Tile& tile, int r, const Cut& cut) {
-    unsigned bits = cut.key == 0 ? Negatives<Tile>::ALL : 0;
+    unsigned bits = 0;
 #pragma unroll
-    for (int c = 0; c < Tile::COLUMNS; ++c)
-        bits |= tile.at(r, c) >= cut.similarity ? 1u << c : 0;
-    return bits;
+    for (int c = 0; c < Tile::COLUMNS; c += 4)
+        bits |= ptx::bits_from(Four<Tile>(tile, r, c).values, cut.similarity) << c;
+    return cut.key == 0 ? Negatives<Tile>::ALL : bits;
 }
 
 // Calls body(tile, i0, j0, place) for the tiles of a sample, `tiles` of the rows from first_row on.
@@ -317,22 +326,17 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
             // A positive similarity's bits are its key.
             unsigned number = 0;
 #pragma unroll
-            for (unsigned f = 0; f < FOURS; ++f) {
-                const float four[4] = {tile.at(r, f * 4), tile.at(r, f * 4 + 1),
-                                       tile.at(r, f * 4 + 2), tile.at(r, f * 4 + 3)};
-                ptx::count_from(number, four, least);
-            }
+            for (unsigned f = 0; f < FOURS; ++f)
+                ptx::count_from(number, Four<Tile>(tile, r, f * 4).values, least);
             if (number == 0) continue;
             const unsigned first = atomicAdd(count, number);
             if (first + number > lists.capacity) continue;
             unsigned long long to = ptx::global_address(words + first);
             const unsigned low = ~(j0 + Tile::column(0));
 #pragma unroll
-            for (unsigned f = 0; f < FOURS; ++f) {
-                const float four[4] = {tile.at(r, f * 4), tile.at(r, f * 4 + 1),
-                                       tile.at(r, f * 4 + 2), tile.at(r, f * 4 + 3)};
-                to = ptx::append_from(to, four, least, low - f * Tile::GROUP_STEP);
-            }
+            for (unsigned f = 0; f < FOURS; ++f)
+                to = ptx::append_from(to, Four<Tile>(tile, r, f * 4).values, least,
+                                      low - f * Tile::GROUP_STEP);
             continue;
         }
         // Fours with one above the cut.
@@ -450,9 +454,9 @@ __device__ __forceinline__ void collect_tile(const Operand& x, const Operand& y,
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
         const unsigned row = min(i0 + Tile::row(r), pairs.rows - 1);
-        const float top = row_top(tile, r);
         const Cut cut = pairs.cuts[static_cast<long long>(row) * pairs.cut_stride];
-        if (top < cut.similarity && cut.key != 0) continue;
+        // Mostly so, in all lanes: few of a matrix are mined.
+        if (row_top(tile, r) < cut.similarity && cut.key != 0) continue;
         unsigned bits = not_below(tile, r, cut) & negatives.row(r);
         if (bits == 0) continue;
         // A cut that says nothing of rows and columns includes all of these.

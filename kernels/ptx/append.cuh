@@ -15,6 +15,19 @@ __device__ __forceinline__ void count_from(unsigned& count, const float (&values
         : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least));
 }
 
+// A bit for each of four that is not below `least`.
+__device__ __forceinline__ unsigned bits_from(const float (&values)[4], float least) {
+    unsigned bits;
+    asm("{\n\t.reg .pred p;\n\tmov.u32 %0, 0;\n\t"
+        "setp.ge.f32 p, %1, %5;\n\t@p or.b32 %0, %0, 1;\n\t"
+        "setp.ge.f32 p, %2, %5;\n\t@p or.b32 %0, %0, 2;\n\t"
+        "setp.ge.f32 p, %3, %5;\n\t@p or.b32 %0, %0, 4;\n\t"
+        "setp.ge.f32 p, %4, %5;\n\t@p or.b32 %0, %0, 8;\n\t}"
+        : "=&r"(bits)
+        : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least));
+    return bits;
+}
+
 // Stores those, as pairs of `low` minus their number among the four and their bits, one after the
 // other from an address of global memory on, which it returns moved on.
 __device__ __forceinline__ unsigned long long append_from(unsigned long long to,

@@ -130,7 +130,7 @@ fn likely(expected: f64, found: usize) -> f64 {
 
 /// Instructions, about: of a pair of a row's sample, memory included, of one of the elements that its
 /// guess goes through, and of a candidate.
-const ROW_COSTS: (f64, f64, f64) = (6.0, 20.0, 110.0);
+const ROW_COSTS: (f64, f64, f64) = (6.0, 15.0, 50.0);
 /// Of a pair of the matrix's sample, and of a candidate.
 const MATRIX_COSTS: (f64, f64) = (30.0, 150.0);
 
