@@ -480,23 +480,24 @@ struct alignas(16) SelectScratch {
         unsigned bins[rows::BINS];
         uint2 spans[SPAN_WORDS];  // 32 columns' bits; and how many pairs are before them
     };
-    Word few[FEW];
+    alignas(16) Word few[FEW];
+    Word least;
     unsigned number;  // of the few
 };
 
 // Which of a row's words are taken: those from `least` on. While it is not known (`open`): those with
-// keys above `last`, and of those down to `first` so many as `left` says. Below `first` none are.
+// keys above `last`, and of those down to `first`, a few, so many as `left` says. Below `first` none
+// are.
 struct Taken {
     int first, last;
     unsigned left;
     bool open;
     Word least;
 
-    // Calls take(half) for them; afterwards `least` is known.
+    // Calls take(half) for those that are known to be, and sets the few aside.
     template <class Take>
     __device__ __forceinline__ void each(const rows::Group& group, const Word* words,
                                          unsigned length, SelectScratch& own, Take take) {
-        group.sync();
         rows::each_half(group, words, length, [&](rows::Half half) {
             if (half.key < first) return;
             if (half.key > last) return take(half);
@@ -506,25 +507,43 @@ struct Taken {
             else if (word >= least)
                 take(half);
         });
-        group.sync();
+    }
+
+    // Compares the few with one another: then `least` is known.
+    __device__ __forceinline__ void settle(const rows::Group& group, SelectScratch& own) {
         if (!open) return;
+        group.sync();
         const unsigned number = own.number;
-        Word found = 0;
+        // Two at a time.
+        if (group.lane == 0 && number % 2 != 0) own.few[number] = LEAST_WORD;
+        group.sync();
 #pragma unroll 1
         for (unsigned i = group.lane; i < number; i += rows::LANES) {
             const Word word = own.few[i];
+            const longlong2* others = reinterpret_cast<const longlong2*>(own.few);
+            const longlong2* const end = others + (number + 1) / 2;
             unsigned place = 1;
 #pragma unroll 1
-            for (unsigned other = 0; other < number; ++other) place += own.few[other] > word;
-            if (place <= left)
-                take(rows::Half{static_cast<unsigned>(word), key_of(word)});
-            if (place == left) found = word;
+            for (; others < end; ++others) {
+                const longlong2 two = *others;
+                place += (two.x > word ? 1 : 0) + (two.y > word ? 1 : 0);
+            }
+            if (place == left) own.least = word;
         }
         group.sync();
-        if (found != 0) own.few[0] = found;
-        group.sync();
-        least = own.few[0];
+        least = own.least;
         open = false;
+    }
+
+    // Calls take(half) for those of the few that are taken. They are settled.
+    template <class Take>
+    __device__ __forceinline__ void each_of_few(const rows::Group& group, const SelectScratch& own,
+                                                Take take) const {
+#pragma unroll 1
+        for (unsigned i = group.lane; i < own.number; i += rows::LANES) {
+            const Word word = own.few[i];
+            if (word >= least) take(rows::half_of(word));
+        }
     }
 };
 
@@ -549,22 +568,26 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     const bool selects = lists.capacity != 0 && length > k;
     int most = LEAST_KEY;  // the largest key
     Taken taken{LEAST_KEY, MOST_KEY, 0, false, LEAST_WORD};
+    if (group.lane == 0) own.number = 0;
     if (!selects) {
         most = rows::largest(group, words, length);
     } else {
         const int low = signed_key(cuts[first_row + row].key);
-        // The k-th is hardly above all of some: bins up to there are narrower.
+        // The k-th is hardly above all of some, or above some of every lane's: bins up to there are
+        // narrower.
         bool guessed = length < 6 * k;
         int high;
         if (guessed) {
             const auto key_at = [&](unsigned turn) {
                 return key_of(words[min(group.lane + turn * rows::LANES, length - 1)]);
             };
-            high = max(key_at(0), key_at(1));
-            if (2 * k < length)
+            high = max(max(key_at(0), key_at(1)), max(key_at(2), key_at(3)));
+            if (2 * k < length) {
                 high = group.most(high);
-            else
-                high = group.least(max(high, max(key_at(2), key_at(3))));
+            } else {
+                const int more = max(max(key_at(4), key_at(5)), max(key_at(6), key_at(7)));
+                high = group.least(max(high, more));
+            }
         } else {
             high = rows::largest(group, words, length);
         }
@@ -600,14 +623,17 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
             });
             taken.least = group.least(least);
         }
-        if (group.lane == 0) own.number = 0;
     }
     RowSum sum(totals, most, selects ? k : length);
-    const auto add = [&](rows::Half half) {
-        if (totals.maximum) sum.add(half.key);
+    const auto add = [&](int key) {
+        if (totals.maximum) sum.add(key);
     };
     if (!sorted) {
-        taken.each(group, words, length, own, add);
+        group.sync();
+        const auto take = [&](rows::Half half) { add(half.key); };
+        taken.each(group, words, length, own, take);
+        taken.settle(group, own);
+        taken.each_of_few(group, own, take);
     } else if (length <= rows::LANES && !selects) {
         if (group.lane < length) {
             const Word word = words[group.lane];
@@ -615,30 +641,48 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
 #pragma unroll 1
             for (unsigned i = 0; i < length; ++i) place += column_of(words[i]) < column_of(word);
             put(to, place, first_row + row, word);
-            if (totals.maximum) sum.add(key_of(word));
+            add(key_of(word));
         }
     } else {
-        if (selects && columns > SPAN) {
-            taken.each(group, words, length, own, [](rows::Half) {});
-            rows::keep(group, words, length, taken.least);
-            length = k;
+        unsigned base = 0;
+        // Each lane has some bits side by side, words of them as a power of two.
+        unsigned span = min(columns, SPAN);
+        const unsigned each = 1u << max(rows::width((span - 1) / (32 * rows::LANES)), 1);
+        uint4* const own_spans = reinterpret_cast<uint4*>(own.spans + group.lane * each);
+        const auto clear = [&]() {
+            group.sync();
+            for (unsigned i = 0; i < each / 2; ++i) own_spans[i] = make_uint4(0, 0, 0, 0);
+            group.sync();
+        };
+        const auto mark = [&](rows::Half half) {
+            const unsigned at = ~half.low - base;
+            if (at < span) atomicOr(&own.spans[at / 32].x, 1u << at % 32);
+        };
+        clear();
+        // What is taken comes to the front of the lane's own words.
+        unsigned end = length;
+        if (selects) {
+            Word* front = words + group.lane;
+            taken.each(group, words, length, own, [&](rows::Half half) {
+                *front = half.word();
+                front += rows::LANES;
+                mark(half);
+            });
+            taken.settle(group, own);
+            taken.each_of_few(group, own, mark);
+            end = front - words;
+            end -= min(end, rows::LANES - 1);
+        } else {
+            rows::each_half(group, words, end, mark);
         }
 #pragma unroll 1
-        for (unsigned base = 0; base < columns; base += SPAN) {
-            // Each lane has some bits side by side, words of them as a power of two.
-            const unsigned span = min(columns - base, SPAN);
-            const unsigned each = 1u << max(rows::width((span - 1) / (32 * rows::LANES)), 1);
-            uint4* const own_spans = reinterpret_cast<uint4*>(own.spans + group.lane * each);
-            for (unsigned i = 0; i < each / 2; ++i) own_spans[i] = make_uint4(0, 0, 0, 0);
-            taken.each(group, words, length, own, [&](rows::Half half) {
-                const unsigned at = ~half.low - base;
-                if (at < span) atomicOr(&own.spans[at / 32].x, 1u << at % 32);
-            });
+        while (true) {
+            group.sync();
             unsigned before = 0;
             for (unsigned i = 0; i < each / 2; ++i)
                 before += __popc(own_spans[i].x) + __popc(own_spans[i].z);
-            const unsigned end = start + group.up_to(before);
-            before = end - before;
+            const unsigned next = start + group.up_to(before);
+            before = next - before;
             for (unsigned i = 0; i < each / 2; ++i) {
                 uint4 two = own_spans[i];
                 two.y = before;
@@ -647,16 +691,23 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
                 own_spans[i] = two;
             }
             group.sync();
-            rows::each_word(group, static_cast<const Word*>(words), length, [&](Word word) {
-                if (word < taken.least) return;
-                const unsigned at = column_of(word) - base;
+            const auto put_down = [&](rows::Half half) {
+                const unsigned at = ~half.low - base;
                 if (at >= span) return;
                 const uint2 bits = own.spans[at / 32];
-                put(to, bits.y + __popc(bits.x & ((1u << at % 32) - 1)), first_row + row, word);
-                if (totals.maximum) sum.add(key_of(word));
-            });
-            start = ptx::shuffle(end, rows::LANES - 1, rows::LANES, group.lanes);
-            group.sync();
+                const unsigned place = bits.y + __popc(bits.x & ((1u << at % 32) - 1));
+                put(to, place, first_row + row, half.word());
+                add(half.key);
+            };
+            rows::each_half(group, words, end, put_down);
+            taken.each_of_few(group, own, put_down);
+            start = ptx::shuffle(next, rows::LANES - 1, rows::LANES, group.lanes);
+            base += span;
+            if (base >= columns) break;
+            span = min(columns - base, SPAN);
+            clear();
+            rows::each_half(group, words, end, mark);
+            taken.each_of_few(group, own, mark);
         }
     }
     if (selects && group.lane == 0) cuts[first_row + row] = cut_of(taken.least, first_row + row);

@@ -204,6 +204,10 @@ struct alignas(8) Half {
     __device__ __forceinline__ Word word() const { return epilogue::word_of(key, low); }
 };
 
+__device__ __forceinline__ Half half_of(Word word) {
+    return Half{static_cast<unsigned>(word), epilogue::key_of(word)};
+}
+
 template <class Body>
 __device__ __forceinline__ void each_half(const Group& group, const Word* words, unsigned count,
                                           Body body) {
