@@ -253,7 +253,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
                     ptx::count_from(number, each, cut);
                     const unsigned to = atomicAdd(list.count, number);
                     if (to + number <= list.capacity)
-                        ptx::append_from(first + to * sizeof(Word), each, cut, ~column);
+                        ptx::append_from<0>(first + to * sizeof(Word), each, cut, ~column);
                 } else {
 #pragma unroll
                     for (unsigned e = 0; e < 4; ++e)
@@ -452,8 +452,8 @@ struct RowSum {
         : scale2(totals.scale ? *totals.scale * LOG2E : 0.0f),
           top(most != LEAST_KEY ? value_of(most) : -INFINITE),
           unit(__uint_as_float(127 + 63 - rows::width(count) << 23)), sum(0) {}
-    __device__ __forceinline__ void add(int key) {
-        sum += static_cast<unsigned long long>(unit * ptx::ex2(scale2 * (value_of(key) - top)));
+    __device__ __forceinline__ void add(float similarity) {
+        sum += static_cast<unsigned long long>(unit * ptx::ex2(scale2 * (similarity - top)));
     }
     __device__ __forceinline__ void put(const RowTotals& to, unsigned row) const {
         const float z = static_cast<float>(sum) / unit + __uint_as_float(to.poison[row]);
@@ -626,12 +626,19 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     }
     RowSum sum(totals, most, selects ? k : length);
     const auto add = [&](int key) {
-        if (totals.maximum) sum.add(key);
+        if (totals.maximum) sum.add(value_of(key));
     };
     if (!sorted) {
         group.sync();
         const auto take = [&](rows::Half half) { add(half.key); };
-        taken.each(group, words, length, own, take);
+        if (taken.first < 0) {
+            taken.each(group, words, length, own, take);
+        } else {
+            // Keys of positive similarities are their bits.
+            taken.each(group, words, length, own, [&](rows::Half half) {
+                if (totals.maximum) sum.add(__int_as_float(half.key));
+            });
+        }
         taken.settle(group, own);
         taken.each_of_few(group, own, take);
     } else if (length <= rows::LANES && !selects) {
