@@ -14,8 +14,9 @@
 // join:          gives the shares of the positives that stats.cu's `terms` has left among them the
 //                unit of the negatives, tile by tile: one panel, one level a tile, for both.
 //
-// Grid: x = row tiles of the panel x column tiles; block = row tile * column tiles + column tile.
-// Block: Tile::THREADS threads.
+// Grid: x, as many blocks as there are tiles of the panel, or fewer; tile = row tile * column tiles +
+// column tile. Even a block of one tile has a loop around it: what the product needs of the thread's
+// place is then made before it, not in each of its slices. Block: Tile::THREADS threads.
 
 #include "epilogue/finite.cuh"
 #include "epilogue/pairs.cuh"
@@ -254,9 +255,9 @@ __device__ __forceinline__ void join(const Panel& panel, unsigned side, const Le
 
 // Parameters: x is n x depth, y is m x depth; first_row a multiple of Tile::SIDE, end_row the
 // end of the panel; pairs as in stats.cu; scale one f32; panel: (end_row - first_row) x m.
-// weights: rows: coefficients of all n rows; panel.data may be null; panel.levels one a block for
-// sm80_f16, else null; moments: one f64 a block, or null.
-// exponentials: panel.levels and sums one a block; positive: n, written where a positive exists; null
+// weights: rows: coefficients of all n rows; panel.data may be null; panel.levels one a tile for
+// sm80_f16, else null; moments: one f64 a tile, or null.
+// exponentials: panel.levels and sums one a tile; positive: n, written where a positive exists; null
 // without INDEXED.
 // join: panel: n x m, its levels in tiles of `side`; share_levels: as `terms` leaves them; bands: of 32
 // rows each, in tiles of 32; maximum: M first; unit: s log2(e). Grid: its rows of tiles x JOIN_SPLITS,

@@ -13,7 +13,7 @@ struct Panel {
     void* data;        // null: it is not wanted
     long long stride;  // in elements
     long long low;     // sm80: where the second of two 16-bit parts lies (tile/operand.cuh), or 0
-    Level* levels;     // one a block, or null where the type needs none
+    Level* levels;     // one a tile, or null where the type needs none
     unsigned rows;
     unsigned columns;
 };
@@ -106,18 +106,21 @@ template <class Tile>
 __device__ __forceinline__ void store(const Tile& tile, const Panel& panel, unsigned i0,
                                       unsigned j0) {
     static_assert(Tile::GROUP == 4, "eight bytes at once");
+    const unsigned column = j0 + Tile::column(0);
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
         const unsigned row = i0 + Tile::row(r);
         if (row >= panel.rows) continue;
-        unsigned short* line = static_cast<unsigned short*>(panel.data) + row * panel.stride;
+        unsigned short* line =
+            static_cast<unsigned short*>(panel.data) + row * panel.stride + column;
 #pragma unroll
         for (int c = 0; c < Tile::COLUMNS; c += 4) {
-            const unsigned column = j0 + Tile::column(c);
-            if (column >= panel.columns) continue;
+            // At a fixed distance.
+            const int further = Tile::column(c) - Tile::column(0);
+            if (column + further >= panel.columns) continue;
             const float values[4] = {tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2),
                                      tile.at(r, c + 3)};
-            put_group<typename Tile::Element>(panel, line + column, values);
+            put_group<typename Tile::Element>(panel, line + further, values);
         }
     }
 }

@@ -905,7 +905,7 @@ impl Launcher<'_> {
     }
 
     /// Rows `first` to `end` of G into `panel` (end − first rows, or data 0); `moments`: one f64 a
-    /// block, see [`weight_blocks`], or 0. `first` is a multiple of the tile's side.
+    /// tile, see [`weight_tiles`], or 0. `first` is a multiple of the tile's side.
     pub unsafe fn weights(
         &self,
         kind: Kind,
@@ -921,7 +921,8 @@ impl Launcher<'_> {
         moments: Address,
     ) -> Result<()> {
         let function = &kind.kernels(self.table).weights;
-        let grid = weight_blocks(kind.tile, (end - first) as usize, pairs.columns as usize);
+        let tiles = weight_tiles(kind.tile, (end - first) as usize, pairs.columns as usize);
+        let grid = tiles.min(self.resident(kind.tile));
         launch!(
             self,
             function,
@@ -941,7 +942,7 @@ impl Launcher<'_> {
     }
 
     /// Rows `first` to `end` of the negatives' weights into `panel`, each tile in its level; `sums`
-    /// and panel.levels one a block, see [`weight_blocks`]; `positive`: rows f32. sm80 alone.
+    /// and panel.levels one a tile, see [`weight_tiles`]; `positive`: rows f32. sm80 alone.
     pub unsafe fn exponentials(
         &self,
         kind: Kind,
@@ -959,7 +960,8 @@ impl Launcher<'_> {
         let Some(function) = &kind.kernels(self.table).exponentials else {
             unreachable!("planned for sm80 alone")
         };
-        let grid = weight_blocks(kind.tile, (end - first) as usize, pairs.columns as usize);
+        let tiles = weight_tiles(kind.tile, (end - first) as usize, pairs.columns as usize);
+        let grid = tiles.min(self.resident(kind.tile));
         launch!(
             self,
             function,
@@ -1276,8 +1278,8 @@ impl Launcher<'_> {
     }
 }
 
-/// Blocks of [`Launcher::weights`] for a panel of so many rows.
-pub(super) fn weight_blocks(tile: Tile, rows: usize, columns: usize) -> usize {
+/// Tiles of [`Launcher::weights`] for a panel of so many rows.
+pub(super) fn weight_tiles(tile: Tile, rows: usize, columns: usize) -> usize {
     rows.div_ceil(tile.side()) * columns.div_ceil(tile.side())
 }
 

@@ -8,7 +8,7 @@ use super::launch::{
     Address, Arithmetic, Band, Coefficients, Destination, Groups, IDS, INDEXED, Kept, Kind,
     LABELED, LEVEL_BYTES, Launcher, Levels, Matches, Mix, Operand, Output, POSITIVES, Pairs, Panel,
     Prepared, Product, Ranges, SHARE_FACTOR_BYTES, Splits, Sums, TERMS_BYTES, TOTALS_BYTES, Tile,
-    TileSums, Walk, weight_blocks,
+    TileSums, Walk, weight_tiles,
 };
 use super::mining::{
     self, CutsPlan, GradientPlan, ListsPlan, SavedList, Stages, Targets, TopKPlan, Weights,
@@ -540,7 +540,7 @@ impl Sweep {
 
     /// Places for what its tiles add to the gradient of the scale.
     fn place_moments(&mut self, layout: &mut Layout, shape: &Shape) -> Result<()> {
-        self.moments = layout.take::<f64>(weight_blocks(self.kind.tile, self.rows, shape.m))?;
+        self.moments = layout.take::<f64>(weight_tiles(self.kind.tile, self.rows, shape.m))?;
         Ok(())
     }
 }
@@ -746,7 +746,7 @@ impl OnePassPlan {
             Ok([layout.take::<f32>(count)?, layout.take::<f32>(count)?, layout.take::<f64>(count)?])
         };
         let all = n.div_ceil(tile.side());
-        let (tiles, groups) = (sums(weight_blocks(tile, sweep.rows, m))?, sums(all)?);
+        let (tiles, groups) = (sums(weight_tiles(tile, sweep.rows, m))?, sums(all)?);
         let chunks = all.div_ceil(chunk(all));
         let anchors = if shape.has(INDEXED) { n } else { 0 };
         let index = match shape.has(INDEXED) && !shape.diagonal {
@@ -1361,9 +1361,9 @@ impl Pass<'_> {
                     moments,
                 )?;
                 if moments != 0 {
-                    let blocks = weight_blocks(sweep.kind.tile, end - first, m) as u32;
+                    let tiles = weight_tiles(sweep.kind.tile, end - first, m) as u32;
                     let rest = first > 0 || pairs.has(POSITIVES);
-                    self.launch.sum_moments(moments, blocks, rest, moment)?;
+                    self.launch.sum_moments(moments, tiles, rest, moment)?;
                 }
                 self.products(sweep, rows, pairs, panel, first, factor, to)?;
             }

@@ -310,7 +310,7 @@ impl Launcher<'_> {
     }
 
     /// Blocks that the device holds at a time.
-    fn resident(&self, tile: Tile) -> usize {
+    pub(super) fn resident(&self, tile: Tile) -> usize {
         self.table.multiprocessors * tile.resident()
     }
 
