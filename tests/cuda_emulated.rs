@@ -221,11 +221,14 @@ fn a_second_step_with_mining_neither_waits_nor_allocates() {
     neither_waits_nor_allocates(second_step(&counters));
 }
 
-/// What mining costs, executed instructions of threads.
+/// What mining costs, executed instructions of threads: those that a predicate or a branch leaves out
+/// do not count.
 struct MiningCost {
     /// The forward pass against the one without mining, and the backward pass against the same.
     forward: f64,
     backward: f64,
+    /// The forward pass, instructions of warps: whatever one of 32 threads executes.
+    warps: f64,
     /// Products of the pairs in the mined forward pass and in the backward pass, on tensor cores.
     products: [f64; 2],
     /// Launches of both forward passes.
@@ -256,37 +259,33 @@ fn mining_cost(
     let launches = counters["launches"].as_array().unwrap();
     let calls: Vec<&[Value]> = launches.chunk_by(|_, next| next["kernel"] != "scalar").collect();
     assert_eq!(calls.len(), 3);
-    let cost = |call: &[Value]| -> f64 {
-        call.iter().map(|launch| number(launch, "thread_instructions")).sum()
-    };
-    let [all, mined, backward] = [0, 1, 2].map(|call| cost(calls[call]));
+    let instructions =
+        |call: usize, whose: &str| sum(calls[call], &format!("{whose}_instructions"));
+    let [threads, warps] = ["thread", "warp"].map(|whose| instructions(0, whose));
     let cost = MiningCost {
-        forward: mined / all,
-        backward: backward / all,
+        forward: instructions(1, "thread") / threads,
+        warps: instructions(1, "warp") / warps,
+        backward: instructions(2, "thread") / threads,
         products: [1, 2]
             .map(|call| sum(calls[call], "mma_flops") / (2 * size.0 * size.1 * size.2) as f64),
         launches: [0, 1].map(|call| calls[call].len()),
     };
-    let MiningCost { forward, backward, launches, products } = &cost;
+    let MiningCost { forward, warps: of_warps, backward, launches, products } = &cost;
     println!("{engine:?} {dtype:?} (n, m, d) = {size:?}, {mining:?}:");
     println!(
-        "forward {forward:.3}, backward {backward:.3}, {launches:?} launches, {products:?} products"
+        "forward {forward:.3} ({of_warps:.3} in warps), backward {backward:.3}, \
+         {launches:?} launches, {products:?} products"
     );
     if std::env::var_os("METRIC_KERNELS_PROFILE").is_some() {
         for (call, name) in calls.iter().zip(["forward", "forward, mined", "backward, mined"]) {
-            println!("  {name}");
-            let of_all = |key| calls[0].iter().map(|launch| number(launch, key)).sum::<f64>();
-            let warps = of_all("warp_instructions");
-            println!("    {:32} {:>8} {:>8}", "", "threads", "warps");
+            println!("  {name:34} threads    warps");
             for launch in call.iter() {
-                let threads = number(launch, "thread_instructions") / all;
-                let warps = number(launch, "warp_instructions") / warps;
+                let share = |whose: &str, of: f64| number(launch, whose) / of;
+                let threads = share("thread_instructions", threads);
+                let warps = share("warp_instructions", warps);
                 let kernel = launch["kernel"].as_str().unwrap();
                 println!("    {kernel:32} {threads:8.4} {warps:8.4}");
             }
-            let total: f64 = call.iter().map(|launch| number(launch, "warp_instructions")).sum();
-            let threads: f64 = call.iter().map(|launch| number(launch, "thread_instructions")).sum();
-            println!("    {:32} {:8.4} {:8.4}", "all", threads / all, total / warps);
         }
     }
     Some(cost)
@@ -307,7 +306,7 @@ fn mining_of_the_matrix_costs_little_on_tensor_cores() {
     let (n, mining) = (16 * SIDE, Mining::Hardest(16 * SIDE));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, n, D), mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.15 && cost.launches[1] <= 26);
+    assert!(cost.forward <= 1.02 && cost.warps <= 1.32 && cost.launches[1] <= 26);
 }
 
 #[test]
@@ -316,7 +315,7 @@ fn mining_of_rows_costs_little_on_tensor_cores() {
     let (n, mining) = (16 * SIDE, Mining::HardestPerRow(16));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, n, D), mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.03 && cost.launches[1] <= 13);
+    assert!(cost.forward <= 1.08 && cost.warps <= 1.40 && cost.launches[1] <= 13);
     // By a list.
     assert!(cost.products == [1.0, 0.0] && cost.backward <= 1.4);
 }
@@ -328,7 +327,7 @@ fn mining_of_many_of_each_row_costs_little_on_tensor_cores() {
     let (size, mining) = ((4 * SIDE, 32 * SIDE, D), Mining::HardestPerRow(64));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, size, mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 0.95 && cost.launches[1] <= 13);
+    assert!(cost.forward <= 0.92 && cost.warps <= 1.20 && cost.launches[1] <= 13);
     assert!(cost.products == [1.0, 0.0] && cost.backward <= 2.4);
 }
 
@@ -339,7 +338,8 @@ fn mining_of_a_share_of_each_row_costs_little_on_tensor_cores() {
     let (size, mining) = ((4 * SIDE, 32 * SIDE, D), Mining::HardestPerRow(256));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, size, mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.15 && cost.launches[1] <= 12 && cost.products == [1.0, 3.0]);
+    assert!(cost.forward <= 1.0 && cost.warps <= 1.25 && cost.launches[1] <= 12);
+    assert!(cost.products == [1.0, 3.0] && cost.backward <= 2.95);
 }
 
 /// Many pairs are mined by a list too, but their gradient takes the products of any other: S again,
