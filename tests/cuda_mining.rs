@@ -261,6 +261,31 @@ fn large_tiles_too() {
     assert_as_oracle(&mut cuda, &fill(labeled, 9));
 }
 
+/// Many pairs are as hard as the last one mined: in tiles of nothing but negatives, and with gradients that
+/// are computed from the cuts.
+#[test]
+fn pairs_behind_the_cut_have_no_weight() {
+    let Some(cuda) = Cuda::open("pairs_behind_the_cut_have_no_weight") else { return };
+    let size @ (n, m, d) = (260, 400, 3);
+    let mut random = Random::new(31);
+    let (x, y) = (random.whole(n * d, 1), random.whole(m * d, 1));
+    let counts = [
+        Mining::HardestPerRow(20),
+        Mining::HardestPerRow(150),
+        Mining::Hardest(2000),
+        Mining::Hardest(9000),
+    ];
+    for tile in [Tile::Large, Tile::Small] {
+        let mut cuda = cuda.another().with_tile(tile);
+        for (turn, mining) in counts.into_iter().enumerate() {
+            let loss = [Named::InBatchSoftmax, Named::CrossExampleSoftmax][turn % 2];
+            let mut problem = Problem::new(loss, 0.5, size).with_mining(mining);
+            (problem.x, problem.y) = (x.clone(), Some(y.clone()));
+            assert_as_oracle(&mut cuda, &problem);
+        }
+    }
+}
+
 #[test]
 fn a_bound_that_no_list_fits_gives_the_same() {
     let Some(mut cuda) = Cuda::open("a_bound_that_no_list_fits_gives_the_same") else { return };

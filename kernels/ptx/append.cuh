@@ -28,8 +28,8 @@ __device__ __forceinline__ unsigned bits_from(const float (&values)[4], float le
     return bits;
 }
 
-// Stores those, as pairs of `low` minus their number and their bits, one after the other from an address of
-// global memory on, which it returns moved on. The first of the four has the number FIRST.
+// Stores those, as pairs of `low` minus their number and their bits, one after the other from an address
+// of global memory on, which it returns moved on. The first of the four has the number FIRST.
 template <int FIRST>
 __device__ __forceinline__ unsigned long long append_from(unsigned long long to,
                                                           const float (&values)[4], float least,
