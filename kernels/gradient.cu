@@ -14,9 +14,8 @@
 // join:          gives the shares of the positives that stats.cu's `terms` has left among them the
 //                unit of the negatives, tile by tile: one panel, one level a tile, for both.
 //
-// Grid: x, as many blocks as there are tiles of the panel, or fewer; tile = row tile * column tiles +
-// column tile. Even a block of one tile has a loop around it: what the product needs of the thread's
-// place is then made before it, not in each of its slices. Block: Tile::THREADS threads.
+// Grid: x, as many blocks as there are tiles of the panel, or for `weights` fewer; tile = row tile *
+// column tiles + column tile. Block: Tile::THREADS threads.
 
 #include "epilogue/finite.cuh"
 #include "epilogue/pairs.cuh"
@@ -49,6 +48,8 @@ __device__ __forceinline__ void weights(const Operand& x, const Operand& y, unsi
     Scratch<Tile>& scratch = reinterpret_cast<Scratch<Tile>&>(storage);
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
     const unsigned tiles = (end_row - first_row + Tile::SIDE - 1) / Tile::SIDE * across;
+    // A loop though a block may have one tile: what the product needs of the thread's place is then made
+    // before it, not in each of its slices.
 #pragma unroll 1
     for (unsigned place = blockIdx.x; place < tiles; place += gridDim.x) {
         const unsigned i0 = first_row + place / across * Tile::SIDE;
@@ -107,79 +108,74 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
     Scratch<Tile>& scratch = reinterpret_cast<Scratch<Tile>&>(storage);
     const float scale2 = *scale * LOG2E;
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
-    const unsigned tiles = (end_row - first_row + Tile::SIDE - 1) / Tile::SIDE * across;
-#pragma unroll 1
-    for (unsigned place = blockIdx.x; place < tiles; place += gridDim.x) {
-        const unsigned i0 = first_row + place / across * Tile::SIDE;
-        const unsigned j0 = place % across * Tile::SIDE;
-        // Such a tile is for stats.cu's `terms` to go through. Its zeros are copied, if not multiplied,
-        // or become shares.
-        if (all_positive<Tile>(pairs, i0, j0)) {
-            Tile zeros;
-            zeros.fill(0.0f);
-            store(zeros, panel, i0 - first_row, j0);
-            if (threadIdx.x == 0) {
-                panel.levels[place] = no_level();
-                sums.maximum[place] = -INFINITE;
-                sums.sum[place] = 0.0f;
-                sums.moment[place] = 0.0;
-            }
-            continue;
-        }
-        Tile tile;
-        tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, end_row, y, j0, pairs.columns, 0,
-                                                             depth, storage);
-        Cells<Tile> cells;
-        const bool plain = all_negative<Tile>(pairs, i0, j0);
-        if (!plain) {
-            cells.find(pairs, i0, j0);
-            // Nobody asks where those of labels are.
-            if (!positive) cells.positive.clear();
-        }
-        float top = -INFINITE;
-#pragma unroll
-        for (int r = 0; r < Tile::ROWS; ++r)
-#pragma unroll
-            for (int c = 0; c < Tile::COLUMNS; ++c) {
-                const float similarity = tile.at(r, c);
-                if (!plain && cells.positive.get(r, c))
-                    positive[ptx::opaque(i0) + Tile::row(r)] = similarity;
-                if (plain || cells.negative.get(r, c)) top = fmaxf(top, similarity);
-            }
-        top = block_maximum<Tile::THREADS>(top, scratch.maxima[0]);
-        // Without a negative any reference will do.
-        const float reference = top == -INFINITE ? 0.0f : top;
-        float sum = 0.0f, moment = 0.0f;
-        if (!surely_finite(tile)) {
-#pragma unroll
-            for (int r = 0; r < Tile::ROWS; ++r) sum += zero_of_row(tile, r);
-        }
-#pragma unroll
-        for (int r = 0; r < Tile::ROWS; ++r)
-#pragma unroll
-            for (int c = 0; c < Tile::COLUMNS; ++c) {
-                const float below = tile.at(r, c) - reference;
-                float weight = ptx::ex2(scale2 * below);
-                if (!plain && !cells.negative.get(r, c)) weight = 0.0f;
-                sum += weight;
-                moment = fmaf(below, weight, moment);
-                tile.put(r, c, weight);
-            }
-        apply_factors(tile, x, y, pairs, i0, j0);
-        float exponent = top == -INFINITE ? -INFINITE : 0.0f;
-        if (Tile::Element::NARROW) exponent = raise(tile, scratch.maxima[1]);
-        store(tile, panel, i0 - first_row, j0);
-        const double2 all =
-            reduce::block(make_double2(sum, moment), scratch.sums, [](double2 a, double2 b) {
-                return make_double2(a.x + b.x, a.y + b.y);
-            });
+    const unsigned i0 = first_row + blockIdx.x / across * Tile::SIDE;
+    const unsigned j0 = blockIdx.x % across * Tile::SIDE;
+    // Such a tile is for stats.cu's `terms` to go through. Its zeros are copied, if not multiplied, or
+    // become shares.
+    if (all_positive<Tile>(pairs, i0, j0)) {
+        Tile zeros;
+        zeros.fill(0.0f);
+        store(zeros, panel, i0 - first_row, j0);
         if (threadIdx.x == 0) {
-            panel.levels[place] = Level{reference, exponent};
-            sums.maximum[place] = top;
-            sums.sum[place] = all.x;
-            sums.moment[place] = all.y;
+            panel.levels[blockIdx.x] = no_level();
+            sums.maximum[blockIdx.x] = -INFINITE;
+            sums.sum[blockIdx.x] = 0.0f;
+            sums.moment[blockIdx.x] = 0.0;
         }
-        __syncthreads();
+        return;
+    }
+    Tile tile;
+    tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, end_row, y, j0, pairs.columns, 0,
+                                                         depth, storage);
+    Cells<Tile> cells;
+    const bool plain = all_negative<Tile>(pairs, i0, j0);
+    if (!plain) {
+        cells.find(pairs, i0, j0);
+        // Nobody asks where those of labels are.
+        if (!positive) cells.positive.clear();
+    }
+    float top = -INFINITE;
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c) {
+            const float similarity = tile.at(r, c);
+            if (!plain && cells.positive.get(r, c))
+                positive[ptx::opaque(i0) + Tile::row(r)] = similarity;
+            if (plain || cells.negative.get(r, c)) top = fmaxf(top, similarity);
+        }
+    top = block_maximum<Tile::THREADS>(top, scratch.maxima[0]);
+    // Without a negative any reference will do.
+    const float reference = top == -INFINITE ? 0.0f : top;
+    float sum = 0.0f, moment = 0.0f;
+    if (!surely_finite(tile)) {
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r) sum += zero_of_row(tile, r);
+    }
+#pragma unroll
+    for (int r = 0; r < Tile::ROWS; ++r)
+#pragma unroll
+        for (int c = 0; c < Tile::COLUMNS; ++c) {
+            const float below = tile.at(r, c) - reference;
+            float weight = ptx::ex2(scale2 * below);
+            if (!plain && !cells.negative.get(r, c)) weight = 0.0f;
+            sum += weight;
+            moment = fmaf(below, weight, moment);
+            tile.put(r, c, weight);
+        }
+    apply_factors(tile, x, y, pairs, i0, j0);
+    float exponent = top == -INFINITE ? -INFINITE : 0.0f;
+    if (Tile::Element::NARROW) exponent = raise(tile, scratch.maxima[1]);
+    store(tile, panel, i0 - first_row, j0);
+    const double2 all =
+        reduce::block(make_double2(sum, moment), scratch.sums, [](double2 a, double2 b) {
+            return make_double2(a.x + b.x, a.y + b.y);
+        });
+    if (threadIdx.x == 0) {
+        panel.levels[blockIdx.x] = Level{reference, exponent};
+        sums.maximum[blockIdx.x] = top;
+        sums.sum[blockIdx.x] = all.x;
+        sums.moment[blockIdx.x] = all.y;
     }
 }
 

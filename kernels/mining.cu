@@ -303,21 +303,21 @@ __device__ __forceinline__ void sample(const Operand& x, const Operand& y, unsig
                     });
 }
 
-// Where those of a row's elements from C on go that are not below `least`, as words.
+// Sets down those of a row's elements from C on that are not below `least`, as words.
 template <class Tile, int C = 0>
 __device__ __forceinline__ void append(const Tile& tile, int r, float least, unsigned low,
                                        unsigned long long to) {
     if constexpr (C < Tile::COLUMNS) {
         constexpr int FIRST = C / 4 * Tile::GROUP_STEP;
-        const Four<Tile> four(tile, r, C);
-        append<Tile, C + 4>(tile, r, least, low,
-                            ptx::append_from<FIRST>(to, four.values, least, low));
+        to = ptx::append_from<FIRST>(to, Four<Tile>(tile, r, C).values, least, low);
+        append<Tile, C + 4>(tile, r, least, low, to);
     }
 }
 
 // Adds the negatives of a tile that are not below their rows' cuts to the rows' lists; of those rows
-// that wanted(row) holds for. Rows are counted from the lists' first, `first_row`.
-template <class Tile, class Wanted>
+// that wanted(row) holds for. Rows are counted from the lists' first, `first_row`. BY_BITS: where it is
+// to be fast, most cuts being above 0.
+template <bool BY_BITS, class Tile, class Wanted>
 __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& storage,
                                             const Pairs& pairs, unsigned i0, unsigned j0,
                                             unsigned first_row, const RowLists& lists,
@@ -325,66 +325,46 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
     constexpr unsigned FOURS = Tile::COLUMNS / 4;
     poison_rows(tile, i0, pairs.rows, aside.poison);
     mark(tile, Negatives<Tile>(tile, pairs, i0, j0, aside.positive));
-    // Rows lie at fixed distances. Of those beyond the matrix no element is a pair.
-    const unsigned row = i0 - first_row + Tile::row(0);
-    const auto further = [](int r) -> unsigned { return Tile::row(r) - Tile::row(0); };
-    float least[Tile::ROWS];
-    const Cut* const cuts = pairs.cuts + first_row + row;
-    if (i0 + Tile::SIDE <= pairs.rows) {
-#pragma unroll
-        for (int r = 0; r < Tile::ROWS; ++r) least[r] = cuts[further(r)].similarity;
-    } else {
-#pragma unroll
-        for (int r = 0; r < Tile::ROWS; ++r)
-            least[r] = i0 + Tile::row(r) < pairs.rows ? cuts[further(r)].similarity : INFINITE;
-    }
-    // All rows take their places before any is set down: an atomic's answer takes its time.
-    unsigned number[Tile::ROWS], first[Tile::ROWS];
-    unsigned* const counts = lists.counts + row;
-    bool others = false;
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
-        number[r] = 0;
-        const bool by_bits = least[r] > 0.0f;
-        others |= !by_bits;
-        if (!by_bits || !wanted(row + further(r))) continue;
+        // Of rows beyond the matrix no element is a pair.
+        const unsigned row = min(i0 + Tile::row(r), pairs.rows - 1) - first_row;
+        if (!wanted(row)) continue;
+        const Cut* const cut = pairs.cuts + first_row + row;
+        const float least = cut->similarity;
+        unsigned* const count = lists.counts + row;
+        Word* const words = lists.words + static_cast<long long>(row) * lists.capacity;
+        if (BY_BITS && least > 0.0f) {
+            // A positive similarity's bits are its key.
+            unsigned number = 0;
 #pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; c += 4)
-            ptx::count_from(number[r], Four<Tile>(tile, r, c).values, least[r]);
-        if (number[r] != 0) first[r] = atomicAdd(counts + further(r), number[r]);
-    }
-    // A positive similarity's bits are its key.
-    Word* const words = lists.words + static_cast<long long>(row) * lists.capacity;
-#pragma unroll
-    for (int r = 0; r < Tile::ROWS; ++r) {
-        if (number[r] == 0 || first[r] + number[r] > lists.capacity) continue;
-        append(tile, r, least[r], ~(j0 + Tile::column(0)),
-               ptx::global_address(words + further(r) * lists.capacity + first[r]));
-    }
-    if (!others) return;
-#pragma unroll
-    for (int r = 0; r < Tile::ROWS; ++r) {
-        if (least[r] > 0.0f || !wanted(row + further(r))) continue;
+            for (int c = 0; c < Tile::COLUMNS; c += 4)
+                ptx::count_from(number, Four<Tile>(tile, r, c).values, least);
+            if (number == 0) continue;
+            const unsigned first = atomicAdd(count, number);
+            if (first + number > lists.capacity) continue;
+            append(tile, r, least, ~(j0 + Tile::column(0)), ptx::global_address(words + first));
+            continue;
+        }
         // Fours with one above the cut.
         unsigned found = 0;
 #pragma unroll
         for (unsigned f = 0; f < FOURS; ++f)
-            found |= four_top(tile, r, f * 4) >= least[r] ? 1u << f : 0;
+            found |= four_top(tile, r, f * 4) >= least ? 1u << f : 0;
         // Where there is no cut, NaN counts too.
-        const bool all = cuts[further(r)].key == 0;
+        const bool all = cut->key == 0;
         if (all) found = (1u << FOURS) - 1;
-        Word* const own = words + further(r) * lists.capacity;
         each_four(tile, storage, r, found, [&](unsigned f, float4 four) {
             const unsigned column = j0 + Tile::column(f * 4);
             const float values[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
             for (unsigned e = 0; e < 4; ++e) {
-                if (!(values[e] >= least[r]) &&
+                if (!(values[e] >= least) &&
                     !(all && __float_as_uint(values[e]) != NO_PAIR))
                     continue;
-                const unsigned to = atomicAdd(counts + further(r), 1u);
+                const unsigned to = atomicAdd(count, 1u);
                 if (to < lists.capacity)
-                    own[to] = word_of(signed_key(order_key(values[e])), ~(column + e));
+                    words[to] = word_of(signed_key(order_key(values[e])), ~(column + e));
             }
         });
     }
@@ -398,8 +378,9 @@ __device__ __forceinline__ void collect_rows(const Operand& x, const Operand& y,
     __shared__ typename Tile::Storage storage;
     each_tile<Tile>(x, y, depth, pairs, first_row, sample, tiles, storage,
                     [&](Tile& tile, unsigned i0, unsigned j0, unsigned) {
-                        add_to_rows(tile, storage, pairs, i0, j0, first_row, lists, aside,
-                                    [](unsigned) { return true; });
+                        // In simt it takes registers that are not there.
+                        add_to_rows<!Tile::PARKS>(tile, storage, pairs, i0, j0, first_row, lists,
+                                                  aside, [](unsigned) { return true; });
                     });
 }
 
@@ -431,8 +412,9 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
                                                              pairs.columns, 0, depth,
                                                              shared.product);
-        add_to_rows(tile, shared.product, pairs, i0, j0, first_row, lists, Aside{},
-                    [&](unsigned row) { return row < end_row - first_row && lost[row] != 0; });
+        add_to_rows<false>(
+            tile, shared.product, pairs, i0, j0, first_row, lists, Aside{},
+            [&](unsigned row) { return lost[row] != 0; });
         __syncthreads();
         // Where the next tile's pairs might not fit, the k hardest so far are enough.
         const rows::Group group;

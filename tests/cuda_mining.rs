@@ -266,13 +266,13 @@ fn large_tiles_too() {
 #[test]
 fn pairs_behind_the_cut_have_no_weight() {
     let Some(cuda) = Cuda::open("pairs_behind_the_cut_have_no_weight") else { return };
-    let size @ (n, m, d) = (260, 400, 3);
+    let size @ (n, m, d) = (140, 400, 3);
     let mut random = Random::new(31);
     let (x, y) = (random.whole(n * d, 1), random.whole(m * d, 1));
     let counts = [
         Mining::HardestPerRow(20),
         Mining::HardestPerRow(150),
-        Mining::Hardest(2000),
+        Mining::Hardest(1000),
         Mining::Hardest(9000),
     ];
     for tile in [Tile::Large, Tile::Small] {

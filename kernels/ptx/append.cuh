@@ -35,15 +35,15 @@ __device__ __forceinline__ unsigned long long append_from(unsigned long long to,
                                                           const float (&values)[4], float least,
                                                           unsigned low) {
     asm volatile(
-        "{\n\t.reg .pred p;\n\t.reg .u32 l;\n\t.reg .f32 f;\n\t"
-        "setp.ge.f32 p, %1, %5;\n\t@p sub.u32 l, %6, %7;\n\t@p mov.b32 f, l;\n\t"
-        "@p st.global.v2.f32 [%0], {f, %1};\n\t@p add.u64 %0, %0, 8;\n\t"
-        "setp.ge.f32 p, %2, %5;\n\t@p sub.u32 l, %6, %8;\n\t@p mov.b32 f, l;\n\t"
-        "@p st.global.v2.f32 [%0], {f, %2};\n\t@p add.u64 %0, %0, 8;\n\t"
-        "setp.ge.f32 p, %3, %5;\n\t@p sub.u32 l, %6, %9;\n\t@p mov.b32 f, l;\n\t"
-        "@p st.global.v2.f32 [%0], {f, %3};\n\t@p add.u64 %0, %0, 8;\n\t"
-        "setp.ge.f32 p, %4, %5;\n\t@p sub.u32 l, %6, %10;\n\t@p mov.b32 f, l;\n\t"
-        "@p st.global.v2.f32 [%0], {f, %4};\n\t@p add.u64 %0, %0, 8;\n\t}"
+        "{\n\t.reg .pred p;\n\t.reg .u32 l;\n\t"
+        "setp.ge.f32 p, %1, %5;\n\t@p sub.u32 l, %6, %7;\n\t"
+        "@p st.global.u32 [%0], l;\n\t@p st.global.f32 [%0 + 4], %1;\n\t@p add.u64 %0, %0, 8;\n\t"
+        "setp.ge.f32 p, %2, %5;\n\t@p sub.u32 l, %6, %8;\n\t"
+        "@p st.global.u32 [%0], l;\n\t@p st.global.f32 [%0 + 4], %2;\n\t@p add.u64 %0, %0, 8;\n\t"
+        "setp.ge.f32 p, %3, %5;\n\t@p sub.u32 l, %6, %9;\n\t"
+        "@p st.global.u32 [%0], l;\n\t@p st.global.f32 [%0 + 4], %3;\n\t@p add.u64 %0, %0, 8;\n\t"
+        "setp.ge.f32 p, %4, %5;\n\t@p sub.u32 l, %6, %10;\n\t"
+        "@p st.global.u32 [%0], l;\n\t@p st.global.f32 [%0 + 4], %4;\n\t@p add.u64 %0, %0, 8;\n\t}"
         : "+l"(to)
         : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least), "r"(low),
           "n"(FIRST), "n"(FIRST + 1), "n"(FIRST + 2), "n"(FIRST + 3)

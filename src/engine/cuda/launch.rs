@@ -960,8 +960,8 @@ impl Launcher<'_> {
         let Some(function) = &kind.kernels(self.table).exponentials else {
             unreachable!("planned for sm80 alone")
         };
-        let tiles = weight_tiles(kind.tile, (end - first) as usize, pairs.columns as usize);
-        let grid = tiles.min(self.resident(kind.tile));
+        // A block each: a loop over them has no registers left.
+        let grid = weight_tiles(kind.tile, (end - first) as usize, pairs.columns as usize);
         launch!(
             self,
             function,

@@ -756,10 +756,10 @@ mod tests {
             (numbers().fold(f32::MAX, f32::min), numbers().fold(f32::MIN, f32::max));
         let scale = (4.2949e9 / (most - least)).min(1e38);
         let keys = || numbers().map(|element| ((element - least) * scale) as u32);
-        let (mut high, mut shift, mut above) = (u32::MAX, 26, 0);
+        let (mut high, mut shift, mut above) = (u32::MAX, 25, 0);
         loop {
-            let mut bins = [0; 64];
-            for key in keys().filter(|&key| key <= high && (high - key) >> shift < 64) {
+            let mut bins = [0; 128];
+            for key in keys().filter(|&key| key <= high && (high - key) >> shift < 128) {
                 bins[((high - key) >> shift) as usize] += 1;
             }
             let mut bin = 0;
@@ -771,7 +771,7 @@ mod tests {
             if above + bins[bin] <= rank + row_slack(rank) || shift == 0 {
                 break;
             }
-            shift -= shift.min(6);
+            shift -= shift.min(7);
         }
         let key = high - high.min((1 << shift) - 1);
         (key as f32).mul_add((most - least) * (0.999_999 / 4.2949e9), least)
