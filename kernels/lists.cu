@@ -111,17 +111,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // A sample, as mining.cu leaves it: [rows][width], tiles of `side` by `side`; column p is of the tile
 // p / side * stride of a line. Where a guess is made, `rank` of its elements, or a few more, are not
-// below the cut. Elements are the values themselves, or in `tops` the largest of `each` of them: as
-// many fours, which lie `apart` fours from one to the next (mining.cu). Twin of launch::Guess.
+// below the cut. Elements are the values themselves, or in `tops` the largest of `each` of them, in
+// the order of the values where it is 4. Twin of launch::Guess.
 struct Guess {
     const float* values;
     const float* tops;
     unsigned width;
-    unsigned side;  // a power of two, as `each` and `apart`
+    unsigned side;  // a power of two
     unsigned stride;
     unsigned rank;
     unsigned each;  // 1, or at least 4
-    unsigned apart;
 };
 
 __device__ __forceinline__ bool is_pair(float value) { return __float_as_uint(value) != NO_PAIR; }

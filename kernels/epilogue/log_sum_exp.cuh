@@ -8,7 +8,6 @@
 #include "epilogue/pairs.cuh"
 #include "epilogue/terms.cuh"
 #include "ptx/math.cuh"
-#include "ptx/opaque.cuh"
 #include "ptx/shuffle.cuh"
 
 namespace epilogue {

@@ -113,7 +113,6 @@ pub(in crate::engine::cuda) struct Guess {
     stride: u32,
     rank: u32,
     each: u32,
-    apart: u32,
 }
 
 impl Kind {
@@ -142,10 +141,10 @@ impl Guess {
     /// Of the tiles that a sample takes of each line.
     pub fn new(values: Values, sample: Sample, kind: Kind, rank: usize) -> Self {
         let side = kind.tile.side() as u32;
-        let (each, apart) = kind.each(values.elements);
+        let (each, _) = kind.each(values.elements);
         let (Values { all, tops, .. }, Sample { stride, taken, .. }) = (values, sample);
-        let (rank, each, apart) = (rank as u32, each as u32, apart as u32);
-        Self { values: all, tops, width: taken * side, side, stride, rank, each, apart }
+        let (rank, each) = (rank as u32, each as u32);
+        Self { values: all, tops, width: taken * side, side, stride, rank, each }
     }
 }
 
