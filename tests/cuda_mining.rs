@@ -119,6 +119,8 @@ fn top_k_is_exact(
     let mut sorted = Vec::new();
     for (at, i, j) in (0..n * m).map(|at| (at, at / m, at % m)) {
         let similarity: f32 = (0..d).map(|k| x[i * d + k] * y[j * d + k]).sum();
+        // -0 is 0.
+        let similarity = similarity + 0.0;
         sorted.push((similarity, at));
     }
     sorted.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -205,6 +207,32 @@ fn rows_are_mined_exactly_however_they_lie() {
         top_k_is_exact(&mut large, (&x, y), (n, m, d), &counts, Scope::Row);
         let rows = 9;
         top_k_is_exact(&mut small, (&x[..rows * d], y), (rows, m, d), &[3, 20, 130], Scope::Row);
+    }
+}
+
+/// Cuts above 0 are told by the bits of similarities, others are not; and -0 is 0.
+#[test]
+fn rows_are_mined_exactly_whatever_their_sign() {
+    let Some(cuda) = Cuda::open("rows_are_mined_exactly_whatever_their_sign") else { return };
+    let mut cuda = cuda.with_tile(Tile::Large);
+    let size @ (n, m, d) = (129, 1031, 3);
+    let mut random = Random::new(77);
+    let (x, y) = (random.whole(n * d, 9), random.whole(m * d, 9));
+    let of_sign = |values: &[f32], sign: f32| -> Vec<f32> {
+        values.iter().map(|value| sign * (value.abs() + 1.0)).collect()
+    };
+    let mut at_zero = y.clone();
+    let rows = at_zero.chunks_mut(d).enumerate();
+    rows.filter(|(j, _)| j % 9 != 0).for_each(|(_, row)| row.fill(-0.0));
+    let cases = [
+        ("below 0", of_sign(&x, 1.0), of_sign(&y, -1.0)),
+        ("above 0", of_sign(&x, 1.0), of_sign(&y, 1.0)),
+        ("of either sign by rows", x.clone(), of_sign(&y, 1.0)),
+        ("at 0 and -0", x, at_zero),
+    ];
+    for (name, x, y) in &cases {
+        println!("{name}");
+        top_k_is_exact(&mut cuda, (x, y), size, &[1, 48, 64, 127], Scope::Row);
     }
 }
 
