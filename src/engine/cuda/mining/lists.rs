@@ -162,10 +162,11 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
     let Shape { n, m, .. } = *shape;
     let side = kind.tile.side();
     let line = m.div_ceil(side);
-    // Of a sample, the guess's rank and elements, how many pairs it is to include of all, and what
-    // that costs. Pairs are missing only if so many of the first k - 1 are in the sample.
-    let guess = |taken: usize| {
-        let (width, share) = (taken * side, taken as f64 / line as f64);
+    // Of a sample of so many columns, the guess's rank and elements, how many pairs it is to include
+    // of all, and what that costs. Pairs are missing only if so many of the first k - 1 are in the
+    // sample.
+    let guess = |width: usize| {
+        let share = width as f64 / m as f64;
         let of = |elements: Elements| {
             let (each, _) = kind.each(elements);
             let count = width / each;
@@ -185,13 +186,16 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
         let ways = [Elements::Tops, Elements::Fours, Elements::Values].map(of);
         ways.into_iter().min_by(|a, b| a.3.total_cmp(&b.3)).expect("three ways")
     };
-    let cost = |&taken: &usize| guess(taken).3;
+    let cost = |&taken: &usize| guess(taken * side).3;
     let choices = (0..).map(|power| 1 << power).take_while(|&taken| 2 * taken <= line);
     let taken = choices.min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
     let stride = line / taken;
     let sample = Sample::new(line, stride, 0);
     let taken = sample.taken();
-    let (rank, elements, expected, _) = guess(taken);
+    // The last tile may be taken, and have few columns.
+    let is_last = (taken - 1) * stride + 1 == line;
+    let missing = if is_last { line * side - m } else { 0 };
+    let (rank, elements, expected, _) = guess(taken * side - missing);
     let capacity = (likely(expected, rank) as usize).max(k.checked_add(side)?);
     if capacity > m / 2 {
         return None;
@@ -720,6 +724,10 @@ mod tests {
         let panels = of(1 << 20, 1 << 20, Mining::HardestPerRow(1024)).unwrap();
         assert!(!panels.kept && panels.rows.is_multiple_of(128), "{panels:?}");
         assert_eq!(of(8192, 8192, Mining::HardestPerRow(4096)), None);
+        // A last tile of four columns is in the sample, but no share of a row.
+        let [whole, more] = [4096, 4100].map(|m| of(m, m, Mining::HardestPerRow(250)).unwrap());
+        assert_eq!(more.sample.taken(), whole.sample.taken() + 1);
+        assert!(more.rank.abs_diff(whole.rank) <= 1, "{whole:?}, {more:?}");
         assert_eq!(of(10, 10, Mining::Hardest(usize::MAX)), None);
         for m in (1..80).map(|tiles| tiles * 64) {
             for mining in [Mining::Hardest(1), Mining::HardestPerRow(1), Mining::HardestPerRow(70)]
