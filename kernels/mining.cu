@@ -18,6 +18,7 @@
 
 #include "epilogue/each.cuh"
 #include "epilogue/finite.cuh"
+#include "epilogue/lane_rows.cuh"
 #include "epilogue/pairs.cuh"
 #include "epilogue/select.cuh"
 #include "ptx/append.cuh"
@@ -220,14 +221,22 @@ struct Four {
         : values{tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3)} {}
 };
 
+// Sets the bits of a row's elements that are not below `least`: of its fours F and on, each APART bits
+// from the one before.
+template <class Tile, int APART, int F = 0>
+__device__ __forceinline__ void flags_of(unsigned& flags, const Tile& tile, int r, float least) {
+    if constexpr (F < Tile::COLUMNS / 4) {
+        ptx::flags_from<F * APART>(flags, Four<Tile>(tile, r, F * 4).values, least);
+        flags_of<Tile, APART, F + 1>(flags, tile, r, least);
+    }
+}
+
 // The elements of a row that are not below a cut's similarity; all of them where there are too few
 // numbers for a cut, and NaN counts too.
 template <class Tile>
 __device__ __forceinline__ unsigned not_below(const Tile& tile, int r, const Cut& cut) {
     unsigned bits = 0;
-#pragma unroll
-    for (int c = 0; c < Tile::COLUMNS; c += 4)
-        bits |= ptx::bits_from(Four<Tile>(tile, r, c).values, cut.similarity) << c;
+    flags_of<Tile, 4>(bits, tile, r, cut.similarity);
     return cut.key == 0 ? Negatives<Tile>::ALL : bits;
 }
 
@@ -303,70 +312,89 @@ __device__ __forceinline__ void sample(const Operand& x, const Operand& y, unsig
                     });
 }
 
-// Sets down those of a row's elements from C on that are not below `least`, as words.
-template <class Tile, int C = 0>
-__device__ __forceinline__ void append(const Tile& tile, int r, float least, unsigned low,
-                                       unsigned long long to) {
-    if constexpr (C < Tile::COLUMNS) {
-        constexpr int FIRST = C / 4 * Tile::GROUP_STEP;
-        to = ptx::append_from<FIRST>(to, Four<Tile>(tile, r, C).values, least, low);
-        append<Tile, C + 4>(tile, r, least, low, to);
-    }
+// Adds an element to a list, which may be full.
+__device__ __forceinline__ void add_to_list(unsigned* count, Word* words, unsigned capacity,
+                                            float similarity, unsigned column) {
+    const unsigned to = atomicAdd(count, 1u);
+    if (to < capacity) words[to] = word_of(signed_key(order_key(similarity)), ~column);
 }
 
 // Adds the negatives of a tile that are not below their rows' cuts to the rows' lists; of those rows
-// that wanted(row) holds for. Rows are counted from the lists' first, `first_row`. BY_BITS: where it is
-// to be fast, most cuts being above 0.
-template <bool BY_BITS, class Tile, class Wanted>
+// that wanted(row) holds for. Rows are counted from the lists' first, `first_row`.
+template <class Tile, class Wanted>
 __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& storage,
                                             const Pairs& pairs, unsigned i0, unsigned j0,
                                             unsigned first_row, const RowLists& lists,
                                             const Aside& aside, Wanted wanted) {
-    constexpr unsigned FOURS = Tile::COLUMNS / 4;
     poison_rows(tile, i0, pairs.rows, aside.poison);
     mark(tile, Negatives<Tile>(tile, pairs, i0, j0, aside.positive));
-#pragma unroll
-    for (int r = 0; r < Tile::ROWS; ++r) {
-        // Of rows beyond the matrix no element is a pair.
-        const unsigned row = min(i0 + Tile::row(r), pairs.rows - 1) - first_row;
-        if (!wanted(row)) continue;
+    // Of rows beyond the matrix no element is a pair.
+    const auto list_row = [&](unsigned r) { return min(i0 + r, pairs.rows - 1) - first_row; };
+    const auto words_of = [&](unsigned row) {
+        return lists.words + static_cast<long long>(row) * lists.capacity;
+    };
+    if constexpr (!Tile::PARKS) {
+        const unsigned row = list_row(LaneRows<Tile>::row());
         const Cut* const cut = pairs.cuts + first_row + row;
         const float least = cut->similarity;
-        unsigned* const count = lists.counts + row;
-        Word* const words = lists.words + static_cast<long long>(row) * lists.capacity;
-        if (BY_BITS && least > 0.0f) {
-            // A positive similarity's bits are its key.
-            unsigned number = 0;
+        unsigned flags[Tile::ROWS] = {};
 #pragma unroll
-            for (int c = 0; c < Tile::COLUMNS; c += 4)
-                ptx::count_from(number, Four<Tile>(tile, r, c).values, least);
-            if (number == 0) continue;
-            const unsigned first = atomicAdd(count, number);
-            if (first + number > lists.capacity) continue;
-            append(tile, r, least, ~(j0 + Tile::column(0)), ptx::global_address(words + first));
-            continue;
-        }
-        // Fours with one above the cut.
-        unsigned found = 0;
-#pragma unroll
-        for (unsigned f = 0; f < FOURS; ++f)
-            found |= four_top(tile, r, f * 4) >= least ? 1u << f : 0;
+        for (int r = 0; r < Tile::ROWS; ++r)
+            flags_of<Tile, 8>(flags[r], tile, r, LaneRows<Tile>::of_row(least, r));
+        LaneRows<Tile> own(flags);
         // Where there is no cut, NaN counts too.
         const bool all = cut->key == 0;
-        if (all) found = (1u << FOURS) - 1;
-        each_four(tile, storage, r, found, [&](unsigned f, float4 four) {
-            const unsigned column = j0 + Tile::column(f * 4);
-            const float values[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-            for (unsigned e = 0; e < 4; ++e) {
-                if (!(values[e] >= least) &&
-                    !(all && __float_as_uint(values[e]) != NO_PAIR))
-                    continue;
-                const unsigned to = atomicAdd(count, 1u);
-                if (to < lists.capacity)
-                    words[to] = word_of(signed_key(order_key(values[e])), ~(column + e));
+        // The bits of a positive similarity are its key.
+        const bool by_bits = least > 0.0f;
+        unsigned* const count = lists.counts + row;
+        unsigned long long to = 0;
+        if (all) own.fill();
+        if (!wanted(row)) own.clear();
+        if (by_bits) {
+            const unsigned number = own.number();
+            const unsigned first = number != 0 ? atomicAdd(count, number) : 0;
+            if (first + number > lists.capacity) own.clear();
+            to = ptx::global_address(words_of(row) + first);
+        }
+        own.each_word(tile, storage, [&](unsigned bits, unsigned column, unsigned from) {
+            if (by_bits) {
+#pragma unroll 1
+                while (bits != 0) ptx::append_highest(bits, from, ~(j0 + column), to);
+            } else {
+#pragma unroll 1
+                for (; bits != 0; bits &= bits - 1) {
+                    const unsigned b = __ffs(bits) - 1;
+                    const float similarity = ptx::shared_load(from + b * 4);
+                    if (__float_as_uint(similarity) != NO_PAIR)
+                        add_to_list(count, words_of(row), lists.capacity, similarity, j0 + column + b);
+                }
             }
         });
+    } else {
+        constexpr unsigned FOURS = Tile::COLUMNS / 4;
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r) {
+            const unsigned row = list_row(Tile::row(r));
+            if (!wanted(row)) continue;
+            const Cut* const cut = pairs.cuts + first_row + row;
+            const float least = cut->similarity;
+            // Fours with one above the cut.
+            unsigned found = 0;
+#pragma unroll
+            for (unsigned f = 0; f < FOURS; ++f)
+                found |= four_top(tile, r, f * 4) >= least ? 1u << f : 0;
+            const bool all = cut->key == 0;
+            if (all) found = (1u << FOURS) - 1;
+            each_four(tile, storage, r, found, [&](unsigned f, float4 four) {
+                const unsigned column = j0 + Tile::column(f * 4);
+                const float values[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+                for (unsigned e = 0; e < 4; ++e)
+                    if (values[e] >= least || (all && __float_as_uint(values[e]) != NO_PAIR))
+                        add_to_list(lists.counts + row, words_of(row), lists.capacity, values[e],
+                                    column + e);
+            });
+        }
     }
 }
 
@@ -378,9 +406,8 @@ __device__ __forceinline__ void collect_rows(const Operand& x, const Operand& y,
     __shared__ typename Tile::Storage storage;
     each_tile<Tile>(x, y, depth, pairs, first_row, sample, tiles, storage,
                     [&](Tile& tile, unsigned i0, unsigned j0, unsigned) {
-                        // In simt it takes registers that are not there.
-                        add_to_rows<!Tile::PARKS>(tile, storage, pairs, i0, j0, first_row, lists,
-                                                  aside, [](unsigned) { return true; });
+                        add_to_rows(tile, storage, pairs, i0, j0, first_row, lists, aside,
+                                    [](unsigned) { return true; });
                     });
 }
 
@@ -412,9 +439,8 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
                                                              pairs.columns, 0, depth,
                                                              shared.product);
-        add_to_rows<false>(
-            tile, shared.product, pairs, i0, j0, first_row, lists, Aside{},
-            [&](unsigned row) { return lost[row] != 0; });
+        add_to_rows(tile, shared.product, pairs, i0, j0, first_row, lists, Aside{},
+                    [&](unsigned row) { return lost[row] != 0; });
         __syncthreads();
         // Where the next tile's pairs might not fit, the k hardest so far are enough.
         const rows::Group group;

@@ -15,17 +15,17 @@ __device__ __forceinline__ void count_from(unsigned& count, const float (&values
         : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least));
 }
 
-// A bit for each of four that is not below `least`.
-__device__ __forceinline__ unsigned bits_from(const float (&values)[4], float least) {
-    unsigned bits;
-    asm("{\n\t.reg .pred p;\n\tmov.u32 %0, 0;\n\t"
-        "setp.ge.f32 p, %1, %5;\n\t@p or.b32 %0, %0, 1;\n\t"
-        "setp.ge.f32 p, %2, %5;\n\t@p or.b32 %0, %0, 2;\n\t"
-        "setp.ge.f32 p, %3, %5;\n\t@p or.b32 %0, %0, 4;\n\t"
-        "setp.ge.f32 p, %4, %5;\n\t@p or.b32 %0, %0, 8;\n\t}"
-        : "=&r"(bits)
-        : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least));
-    return bits;
+// Sets the bits of those four that are not below `least`, from bit FIRST on.
+template <int FIRST>
+__device__ __forceinline__ void flags_from(unsigned& flags, const float (&values)[4], float least) {
+    asm("{\n\t.reg .pred p;\n\t"
+        "setp.ge.f32 p, %1, %5;\n\t@p or.b32 %0, %0, %6;\n\t"
+        "setp.ge.f32 p, %2, %5;\n\t@p or.b32 %0, %0, %7;\n\t"
+        "setp.ge.f32 p, %3, %5;\n\t@p or.b32 %0, %0, %8;\n\t"
+        "setp.ge.f32 p, %4, %5;\n\t@p or.b32 %0, %0, %9;\n\t}"
+        : "+r"(flags)
+        : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least),
+          "n"(1u << FIRST), "n"(2u << FIRST), "n"(4u << FIRST), "n"(8u << FIRST));
 }
 
 // Stores those, as pairs of `low` minus their number and their bits, one after the other from an address
@@ -49,6 +49,19 @@ __device__ __forceinline__ unsigned long long append_from(unsigned long long to,
           "n"(FIRST), "n"(FIRST + 1), "n"(FIRST + 2), "n"(FIRST + 3)
         : "memory");
     return to;
+}
+
+// Takes the highest of some bits, which there is, and stores a pair: `low` minus its number, and what lies
+// so many words behind an address of shared memory. At an address of global memory, which it moves on.
+__device__ __forceinline__ void append_highest(unsigned& bits, unsigned from, unsigned low,
+                                               unsigned long long& to) {
+    asm volatile(
+        "{\n\t.reg .u32 b, s, v;\n\tbfind.u32 b, %0;\n\tshl.b32 s, 1, b;\n\txor.b32 %0, %0, s;\n\t"
+        "mad.lo.u32 s, b, 4, %2;\n\tld.shared.u32 v, [s];\n\tsub.u32 b, %3, b;\n\t"
+        "st.global.v2.u32 [%1], {b, v};\n\tadd.u64 %1, %1, 8;\n\t}"
+        : "+r"(bits), "+l"(to)
+        : "r"(from), "r"(low)
+        : "memory");
 }
 
 // The address that instructions on global memory take.

@@ -1,9 +1,9 @@
-// Room: PTX wrappers. Counters in shared memory.
+// Room: PTX wrappers. Shared memory by its addresses (ptx/copy.cuh).
 #pragma once
 
 namespace ptx {
 
-// Adds 1 to one of the words from this address of shared memory on (ptx/copy.cuh), if there are more
+// Adds 1 to one of the words from this address on, if there are more
 // of them than `index`; in any order.
 __device__ __forceinline__ void shared_increment(unsigned address, unsigned index,
                                                  unsigned number) {
@@ -13,6 +13,12 @@ __device__ __forceinline__ void shared_increment(unsigned address, unsigned inde
         :
         : "r"(address), "r"(index), "r"(number)
         : "memory");
+}
+
+__device__ __forceinline__ float shared_load(unsigned address) {
+    float value;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
+    return value;
 }
 
 }  // namespace ptx

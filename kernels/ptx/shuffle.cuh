@@ -66,6 +66,11 @@ __device__ __forceinline__ unsigned shuffle(unsigned value, unsigned from, unsig
     return other;
 }
 
+__device__ __forceinline__ float shuffle(float value, unsigned from, unsigned width,
+                                         unsigned lanes) {
+    return __uint_as_float(shuffle(__float_as_uint(value), from, width, lanes));
+}
+
 // The value, and that of the lane `reach` before this one added, if there is one among `width` side
 // by side.
 __device__ __forceinline__ unsigned add_from_below(unsigned value, unsigned reach, unsigned width,
