@@ -500,12 +500,34 @@ struct Taken {
         rows::each_half(group, words, length, [&](rows::Half half) {
             if (half.key < first) return;
             if (half.key > last) return take(half);
-            const Word word = half.word();
-            if (open)
-                own.few[atomicAdd(&own.number, 1u)] = word;
-            else if (word >= least)
-                take(half);
+            set_aside(half, own, take);
         });
+    }
+
+    // Moves them to the front of the lane's own words instead; gives where those end.
+    __device__ __forceinline__ Word* move(const rows::Group& group, Word* words, unsigned length,
+                                          SelectScratch& own) {
+        unsigned long long front = ptx::global_address(words + group.lane);
+        constexpr int STEP = rows::LANES * sizeof(Word);
+        rows::each_half(group, words, length, [&](rows::Half half) {
+            ptx::append_above<STEP>(front, half.low, half.key, last);
+            if (half.key < first || half.key > last) return;
+            set_aside(half, own, [&](rows::Half half) {
+                *ptx::of_global<Word>(front) = half.word();
+                front += STEP;
+            });
+        });
+        return ptx::of_global<Word>(front);
+    }
+
+    // Of those between: a few, or where `least` is known, those that are taken.
+    template <class Take>
+    __device__ __forceinline__ void set_aside(rows::Half half, SelectScratch& own, Take take) {
+        const Word word = half.word();
+        if (open)
+            own.few[atomicAdd(&own.number, 1u)] = word;
+        else if (word >= least)
+            take(half);
     }
 
     // Compares the few with one another: then `least` is known.
@@ -662,25 +684,19 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         };
         const auto mark = [&](rows::Half half) {
             const unsigned at = ~half.low - base;
-            if (at < span) atomicOr(&own.spans[at / 32].x, 1u << at % 32);
+            // Shifts wrap around: modulo 32.
+            if (at < span) atomicOr(&own.spans[at / 32].x, __funnelshift_l(0, 1, at));
         };
         clear();
         // What is taken comes to the front of the lane's own words.
         unsigned end = length;
         if (selects) {
-            Word* front = words + group.lane;
-            taken.each(group, words, length, own, [&](rows::Half half) {
-                *front = half.word();
-                front += rows::LANES;
-                mark(half);
-            });
+            end = taken.move(group, words, length, own) - words;
+            end -= min(end, rows::LANES - 1);
             taken.settle(group, own);
             taken.each_of_few(group, own, mark);
-            end = front - words;
-            end -= min(end, rows::LANES - 1);
-        } else {
-            rows::each_half(group, words, end, mark);
         }
+        rows::each_half(group, words, end, mark);
 #pragma unroll 1
         while (true) {
             group.sync();
@@ -701,7 +717,8 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
                 const unsigned at = ~half.low - base;
                 if (at >= span) return;
                 const uint2 bits = own.spans[at / 32];
-                const unsigned place = bits.y + __popc(bits.x & ((1u << at % 32) - 1));
+                // Those up to its own, which come to the top.
+                const unsigned place = bits.y + __popc(__funnelshift_l(0, bits.x, ~at)) - 1;
                 put(to, place, first_row + row, half.word());
                 add(half.key);
             };
