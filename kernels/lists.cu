@@ -142,6 +142,77 @@ struct RowList {
     }
 };
 
+__device__ __forceinline__ float least_of(float4 four) {
+    return fminf(fminf(four.x, four.y), fminf(four.z, four.w));
+}
+
+// What a row's guess goes through, by fours.
+struct Elements {
+    const float4* fours;
+    unsigned number;
+
+    template <class Body>
+    __device__ __forceinline__ void each(const rows::Group& group, Body body) const {
+#pragma unroll 2
+        for (unsigned i = group.lane; i < number; i += rows::LANES) body(fours[i]);
+    }
+};
+
+// A cut that at least `rank` of a row's elements are not below, and no more than `enough` if that can be
+// had, but for rounding; -inf where there is none. What is no pair is no number.
+//
+// The range is cut into bins, and so is the bin that holds the last one. What is above or below the range
+// is in the bins at its ends, so that only what is in the others must be in the range.
+__device__ __forceinline__ float guess_cut(const rows::Group& group, unsigned* counters,
+                                           const Elements& elements, unsigned rank,
+                                           unsigned enough) {
+    constexpr int LAST = rows::BINS - 2;
+    const auto least_of_all = [&]() {
+        float least = INFINITE;
+        elements.each(group, [&](float4 four) { least = fminf(least, least_of(four)); });
+        return group.least(least);
+    };
+    // Those that decide are in the upper part: most of the first are below them.
+    float high = -INFINITE, low = INFINITE;
+    unsigned first = 2;
+    elements.each(group, [&](float4 four) {
+        high = fmaxf(high, most_of(four));
+        if (first != 0) low = fminf(low, least_of(four)), --first;
+    });
+    high = group.most(high), low = group.least(low);
+    const unsigned words = ptx::fraction_words<LAST>(ptx::shared_address(counters));
+    float cut = -INFINITE;
+    bool whole = false;  // whether nothing is below `low`
+#pragma unroll 1
+    for (unsigned turns = 5; turns > 0; --turns) {
+        if (!(low < high) && !whole) low = least_of_all(), whole = true;
+        if (!(low < high)) break;
+        const float range = high - low, scale = 1.0f / range;
+        rows::clear_bins(group, counters);
+        elements.each(group, [&](float4 four) {
+            const float values[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+            for (unsigned e = 0; e < 4; ++e)
+                ptx::shared_increment_fraction<LAST>(words, values[e], low, scale);
+        });
+        const rows::Bin bin = rows::find_bin(group, counters, 0, rank);
+        // Rounded down, and up.
+        const float at = static_cast<float>(LAST - static_cast<int>(bin.number));
+        const float below = fmaf((at - 0.51f) * (1.0f / LAST), range, low);
+        const float above = fmaf((at + 0.51f) * (1.0f / LAST), range, low);
+        if (bin.exists && bin.number < LAST) {
+            cut = below;
+            if (bin.above + bin.equal <= enough) break;
+            low = below;
+            if (bin.number != 0) high = above;
+        } else {
+            if (!whole) low = least_of_all(), whole = true;
+            high = above;
+        }
+    }
+    return cut;
+}
+
 // A guess at the cut of each row, of which `slack` elements more than the rank will do, and the
 // sample's pairs up to there, into lists. Grid: ceil(rows / ROWS).
 constexpr int ROW_THREADS = 64;
@@ -158,42 +229,14 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     const float4* values =
         reinterpret_cast<const float4*>(guess.values) + static_cast<long long>(row) * quads;
     const unsigned end = quads / guess.each;
-    const float4* elements = values;
+    Elements elements{values, end};
     if (guess.each != 1)
-        elements = reinterpret_cast<const float4*>(guess.tops) + static_cast<long long>(row) * end;
-    // What is no pair is no number.
-    float least = INFINITE, most = -INFINITE;
-#pragma unroll 2
-    for (unsigned i = group.lane; i < end; i += rows::LANES) {
-        const float4 four = elements[i];
-        least = fminf(fminf(least, fminf(four.x, four.y)), fminf(four.z, four.w));
-        most = fmaxf(fmaxf(most, fmaxf(four.x, four.y)), fmaxf(four.z, four.w));
-    }
-    least = group.least(least), most = group.most(most);
-    // Keys are parts of the range, which elements lie evenly in, wherever it lies: of 2^32 but for
-    // rounding. What is no number has key 0.
-    const float range = most - least;
-    const float scale = fminf(4.2949e9f / range, 1e38f);
-    bool all = true;
-    float cut = least;
-    if (least <= most) {
-        const unsigned most_found = guess.rank + slack;
-        const auto enough = [&](unsigned found, unsigned) { return found <= most_found; };
-        const rows::Bound bound = rows::lower_bound(
-            group, counters, 0, ~0u, guess.rank, enough, [&](const rows::Bins& bins) {
-#pragma unroll 2
-                for (unsigned i = group.lane; i < end; i += rows::LANES) {
-                    const float4 four = elements[i];
-                    const float each[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-                    for (unsigned e = 0; e < 4; ++e)
-                        bins.add(static_cast<unsigned>((each[e] - least) * scale));
-                }
-            });
-        // Rounded down.
-        cut = fmaf(static_cast<float>(bound.key), range * (0.999999f / 4.2949e9f), least);
-        all = bound.key == 0;
-    }
+        elements.fours =
+            reinterpret_cast<const float4*>(guess.tops) + static_cast<long long>(row) * end;
+    const float cut =
+        guess_cut(group, counters, elements, guess.rank, guess.rank + slack);
+    const bool all = cut == -INFINITE;
+    group.sync();
     if (group.lane == 0) counters[0] = 0;
     group.sync();
     const RowList list{counters,
@@ -214,49 +257,49 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         }
     } else {
         // Fours with one above the cut, 32 of the lane's at a time: each lane finds about as many. Where
-        // elements are the largest of fours, they tell; else all values do.
+        // elements are the largest of fours, they tell; else all values do. The lane's come in sets of
+        // four side by side.
         const bool by_tops = guess.each == 4;
         const unsigned long long first = ptx::global_address(list.words);
 #pragma unroll 1
-        for (unsigned base = 0; base < quads; base += 32 * rows::LANES) {
+        for (unsigned base = group.lane * 4; base < quads; base += 32 * rows::LANES) {
             unsigned found = 0;
-            if (by_tops) {
-#pragma unroll 2
-                for (unsigned i = 0; i < 8; ++i) {
-                    const unsigned at = base / 4 + i * rows::LANES + group.lane;
-                    if (at >= end) break;
-                    const float4 four = elements[at];
-                    found |= ((four.x >= cut ? 1 : 0) | (four.y >= cut ? 2 : 0) |
-                              (four.z >= cut ? 4 : 0) | (four.w >= cut ? 8 : 0))
-                             << i * 4;
+#pragma unroll
+            for (unsigned i = 0; i < 8; ++i) {
+                const unsigned quad = base + i * 4 * rows::LANES;
+                if (quad >= quads) break;
+                float4 tops;
+                if (by_tops) {
+                    tops = elements.fours[quad / 4];
+                } else {
+                    tops = make_float4(most_of(values[quad]), most_of(values[quad + 1]),
+                                       most_of(values[quad + 2]), most_of(values[quad + 3]));
                 }
-            } else {
-#pragma unroll 4
-                for (unsigned i = 0; i < 32; ++i) {
-                    const unsigned at = base + i * rows::LANES + group.lane;
-                    if (at >= quads) break;
-                    found |= most_of(values[at]) >= cut ? 1u << i : 0;
-                }
+                unsigned flags = 0;
+                const float each[4] = {tops.x, tops.y, tops.z, tops.w};
+                ptx::flags_from<0>(flags, each, cut);
+                found |= flags << i * 4;
             }
 #pragma unroll 1
             for (; found != 0; found &= found - 1) {
                 const unsigned bit = __ffs(found) - 1;
-                const unsigned quad =
-                    by_tops ? base + (bit / 4 * rows::LANES + group.lane) * 4 + bit % 4
-                            : base + bit * rows::LANES + group.lane;
-                const float4 four = values[quad];
-                const float each[4] = {four.x, four.y, four.z, four.w};
+                const unsigned quad = base + bit + bit / 4 * (4 * rows::LANES - 4);
+                const uint4 four = reinterpret_cast<const uint4*>(values)[quad];
+                const unsigned bits[4] = {four.x, four.y, four.z, four.w};
                 const unsigned column = column_of_quad(quad);
                 if (cut > 0.0f) {
+                    // They are keys.
                     unsigned number = 0;
-                    ptx::count_from(number, each, cut);
+                    ptx::count_from(number, bits, cut);
                     const unsigned to = atomicAdd(list.count, number);
                     if (to + number <= list.capacity)
-                        ptx::append_from<0>(first + to * sizeof(Word), each, cut, ~column);
+                        ptx::append_from(first + to * sizeof(Word), bits, cut, ~column);
                 } else {
 #pragma unroll
-                    for (unsigned e = 0; e < 4; ++e)
-                        if (each[e] >= cut) list.add(each[e], column + e);
+                    for (unsigned e = 0; e < 4; ++e) {
+                        const float value = __uint_as_float(bits[e]);
+                        if (value >= cut) list.add(value, column + e);
+                    }
                 }
             }
         }

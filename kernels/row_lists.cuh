@@ -105,6 +105,67 @@ struct Bins {
     }
 };
 
+// Sets a row's bins to 0.
+__device__ __forceinline__ void clear_bins(const Group& group, unsigned* counters) {
+    // Lanes are at different banks.
+    uint4* const own = reinterpret_cast<uint4*>(counters) + LANE_QUADS * group.lane;
+    group.sync();
+#pragma unroll
+    for (unsigned i = 0; i < LANE_QUADS; ++i)
+        own[(i + group.lane * (LANE_QUADS / LANES)) % LANE_QUADS] = make_uint4(0, 0, 0, 0);
+    group.sync();
+}
+
+// The bin that the last one wanted is in.
+struct Bin {
+    unsigned number;
+    unsigned above;  // before it
+    unsigned equal;  // in it
+    bool exists;     // or fewer are in all bins: so many as `above` says
+};
+
+// The bin that the `wanted`-th is in, `above` being before all bins.
+__device__ __forceinline__ Bin find_bin(const Group& group, const unsigned* counters,
+                                        unsigned above, unsigned wanted) {
+    const uint4* const quads = reinterpret_cast<const uint4*>(counters);
+    group.sync();
+    unsigned sum = 0;
+#pragma unroll
+    for (unsigned i = 0; i < LANE_QUADS; ++i) {
+        const uint4 four = quads[LANE_QUADS * group.lane +
+                                 (i + group.lane * (LANE_QUADS / LANES)) % LANE_QUADS];
+        sum += four.x + four.y + four.z + four.w;
+    }
+    const unsigned end = above + group.up_to(sum);
+    unsigned lanes = ptx::ballot(end >= wanted, group.lanes);
+    if (lanes == 0) return Bin{0, ptx::shuffle(end, LANES - 1, LANES, group.lanes), 0, false};
+    // The first lane whose bins reach it. Its bins are dealt to all lanes.
+    constexpr unsigned EACH = LANE_QUADS / LANES;
+    unsigned lane = __ffs(lanes) - 1;
+    const unsigned first = (lane % LANES * LANES + group.lane) * EACH;
+    unsigned counts[EACH][4], part = 0;
+#pragma unroll
+    for (unsigned i = 0; i < EACH; ++i) {
+        const uint4 four = quads[first + i];
+        counts[i][0] = four.x, counts[i][1] = four.y, counts[i][2] = four.z, counts[i][3] = four.w;
+        part += four.x + four.y + four.z + four.w;
+    }
+    above = ptx::shuffle(end - sum, lane, LANES, group.lanes);
+    unsigned until = above + group.up_to(part);
+    lane = __ffs(ptx::ballot(until >= wanted, group.lanes)) - 1;
+    until -= part;
+    above = until;
+    unsigned bin = first * 4;
+#pragma unroll
+    for (unsigned i = 0; i < EACH * 4; ++i) {
+        until += counts[i / 4][i % 4];
+        if (until < wanted) above = until, ++bin;
+    }
+    bin = ptx::shuffle(bin, lane, LANES, group.lanes);
+    above = ptx::shuffle(above, lane, LANES, group.lanes);
+    return Bin{bin, above, counters[bin], true};
+}
+
 // Where the keys wanted end.
 struct Bound {
     unsigned key;    // the least that is taken
@@ -126,52 +187,17 @@ __device__ __forceinline__ Bound lower_bound(const Group& group, unsigned* count
     const unsigned bits = width(high - low);
     Bins bins{ptx::shared_address(counters), high, bits > BIN_BITS ? bits - BIN_BITS : 0, BINS};
     unsigned above = 0;  // keys that are above bins.high
-    uint4* const own = reinterpret_cast<uint4*>(counters) + LANE_QUADS * group.lane;
-    // Lanes are at different banks.
-    const auto quad = [&](unsigned i) -> uint4& {
-        return own[(i + group.lane * (LANE_QUADS / LANES)) % LANE_QUADS];
-    };
 #pragma unroll 1
     while (true) {
-#pragma unroll
-        for (unsigned i = 0; i < LANE_QUADS; ++i) quad(i) = make_uint4(0, 0, 0, 0);
-        group.sync();
+        clear_bins(group, counters);
         each(bins);
-        group.sync();
-        unsigned sum = 0;
-#pragma unroll
-        for (unsigned i = 0; i < LANE_QUADS; ++i) {
-            const uint4 four = quad(i);
-            sum += four.x + four.y + four.z + four.w;
-        }
-        const unsigned end = above + group.up_to(sum);
-        const unsigned lanes = ptx::ballot(end >= wanted, group.lanes);
-        if (lanes == 0)
-            return Bound{low, high, ptx::shuffle(end, LANES - 1, LANES, group.lanes), 0};
-        // The first lane whose bins reach the last one wanted; the bin, and what is above it.
-        const unsigned lane = __ffs(lanes) - 1;
-        unsigned bin = group.lane * LANE_QUADS * 4, equal = 0;
-        above = end - sum;
-        if (threadIdx.x % 32 == lane) {
-            uint4 four = own[0];
-#pragma unroll 1
-            for (unsigned i = 1; above + four.x + four.y + four.z + four.w < wanted; ++i) {
-                above += four.x + four.y + four.z + four.w, bin += 4;
-                four = own[i];
-            }
-            equal = four.x;
-            const unsigned more[3] = {four.y, four.z, four.w};
-#pragma unroll
-            for (unsigned i = 0; i < 3; ++i)
-                if (above + equal < wanted) above += equal, ++bin, equal = more[i];
-        }
-        bin = ptx::shuffle(bin, lane, LANES, group.lanes);
-        above = ptx::shuffle(above, lane, LANES, group.lanes);
-        equal = ptx::shuffle(equal, lane, LANES, group.lanes);
-        bins.high -= bin << bins.shift;
-        if (enough(above + equal, equal) || bins.shift == 0)
+        const Bin bin = find_bin(group, counters, above, wanted);
+        if (!bin.exists) return Bound{low, high, bin.above, 0};
+        above = bin.above;
+        bins.high -= bin.number << bins.shift;
+        if (enough(above + bin.equal, bin.equal) || bins.shift == 0)
             return Bound{bins.high - min(bins.high - low, (1u << bins.shift) - 1), bins.high,
-                         above + equal, equal};
+                         above + bin.equal, bin.equal};
         const unsigned bits = min(bins.shift, BIN_BITS);
         bins.shift -= bits;
         bins.number = 1u << bits;

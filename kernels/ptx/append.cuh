@@ -4,18 +4,37 @@
 
 namespace ptx {
 
-// How many of four are not below `least`, on top of `count`.
-__device__ __forceinline__ void count_from(unsigned& count, const float (&values)[4], float least) {
+// How many of four numbers are not below `least`, by their bits, on top of `count`.
+__device__ __forceinline__ void count_from(unsigned& count, const unsigned (&bits)[4], float least) {
     asm("{\n\t.reg .pred p;\n\t"
         "setp.ge.f32 p, %1, %5;\n\t@p add.u32 %0, %0, 1;\n\t"
         "setp.ge.f32 p, %2, %5;\n\t@p add.u32 %0, %0, 1;\n\t"
         "setp.ge.f32 p, %3, %5;\n\t@p add.u32 %0, %0, 1;\n\t"
         "setp.ge.f32 p, %4, %5;\n\t@p add.u32 %0, %0, 1;\n\t}"
         : "+r"(count)
-        : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least));
+        : "r"(bits[0]), "r"(bits[1]), "r"(bits[2]), "r"(bits[3]), "f"(least));
 }
 
-// Sets the bits of those four that are not below `least`, from bit FIRST on.
+// Stores those, as pairs of `low` minus their number and their bits, one after the other from an address
+// of global memory on.
+__device__ __forceinline__ void append_from(unsigned long long to, const unsigned (&bits)[4],
+                                            float least, unsigned low) {
+    asm volatile(
+        "{\n\t.reg .pred p;\n\t.reg .u32 l;\n\t"
+        "setp.ge.f32 p, %1, %5;\n\t@p sub.u32 l, %6, 0;\n\t"
+        "@p st.global.v2.b32 [%0], {l, %1};\n\t@p add.u64 %0, %0, 8;\n\t"
+        "setp.ge.f32 p, %2, %5;\n\t@p sub.u32 l, %6, 1;\n\t"
+        "@p st.global.v2.b32 [%0], {l, %2};\n\t@p add.u64 %0, %0, 8;\n\t"
+        "setp.ge.f32 p, %3, %5;\n\t@p sub.u32 l, %6, 2;\n\t"
+        "@p st.global.v2.b32 [%0], {l, %3};\n\t@p add.u64 %0, %0, 8;\n\t"
+        "setp.ge.f32 p, %4, %5;\n\t@p sub.u32 l, %6, 3;\n\t"
+        "@p st.global.v2.b32 [%0], {l, %4};\n\t@p add.u64 %0, %0, 8;\n\t}"
+        : "+l"(to)
+        : "r"(bits[0]), "r"(bits[1]), "r"(bits[2]), "r"(bits[3]), "f"(least), "r"(low)
+        : "memory");
+}
+
+// Sets a bit for each of four that is not below `least`, from bit FIRST on.
 template <int FIRST>
 __device__ __forceinline__ void flags_from(unsigned& flags, const float (&values)[4], float least) {
     asm("{\n\t.reg .pred p;\n\t"
@@ -26,29 +45,6 @@ __device__ __forceinline__ void flags_from(unsigned& flags, const float (&values
         : "+r"(flags)
         : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least),
           "n"(1u << FIRST), "n"(2u << FIRST), "n"(4u << FIRST), "n"(8u << FIRST));
-}
-
-// Stores those, as pairs of `low` minus their number and their bits, one after the other from an address
-// of global memory on, which it returns moved on. The first of the four has the number FIRST.
-template <int FIRST>
-__device__ __forceinline__ unsigned long long append_from(unsigned long long to,
-                                                          const float (&values)[4], float least,
-                                                          unsigned low) {
-    asm volatile(
-        "{\n\t.reg .pred p;\n\t.reg .u32 l;\n\t"
-        "setp.ge.f32 p, %1, %5;\n\t@p sub.u32 l, %6, %7;\n\t"
-        "@p st.global.u32 [%0], l;\n\t@p st.global.f32 [%0 + 4], %1;\n\t@p add.u64 %0, %0, 8;\n\t"
-        "setp.ge.f32 p, %2, %5;\n\t@p sub.u32 l, %6, %8;\n\t"
-        "@p st.global.u32 [%0], l;\n\t@p st.global.f32 [%0 + 4], %2;\n\t@p add.u64 %0, %0, 8;\n\t"
-        "setp.ge.f32 p, %3, %5;\n\t@p sub.u32 l, %6, %9;\n\t"
-        "@p st.global.u32 [%0], l;\n\t@p st.global.f32 [%0 + 4], %3;\n\t@p add.u64 %0, %0, 8;\n\t"
-        "setp.ge.f32 p, %4, %5;\n\t@p sub.u32 l, %6, %10;\n\t"
-        "@p st.global.u32 [%0], l;\n\t@p st.global.f32 [%0 + 4], %4;\n\t@p add.u64 %0, %0, 8;\n\t}"
-        : "+l"(to)
-        : "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "f"(least), "r"(low),
-          "n"(FIRST), "n"(FIRST + 1), "n"(FIRST + 2), "n"(FIRST + 3)
-        : "memory");
-    return to;
 }
 
 // Takes the highest of some bits, which there is, and stores a pair: `low` minus its number, and what lies
