@@ -10,6 +10,7 @@
 #include "epilogue/terms.cuh"
 #include "ptx/append.cuh"
 #include "ptx/match.cuh"
+#include "ptx/redux.cuh"
 #include "ptx/shuffle.cuh"
 #include "reduce.cuh"
 #include "row_lists.cuh"
@@ -167,11 +168,6 @@ __device__ __forceinline__ float guess_cut(const rows::Group& group, unsigned* c
                                            const Elements& elements, unsigned rank,
                                            unsigned enough) {
     constexpr int LAST = rows::BINS - 2;
-    const auto least_of_all = [&]() {
-        float least = INFINITE;
-        elements.each(group, [&](float4 four) { least = fminf(least, least_of(four)); });
-        return group.least(least);
-    };
     // Those that decide are in the upper part: most of the first are below them.
     float high = -INFINITE, low = INFINITE;
     unsigned first = 2;
@@ -182,39 +178,48 @@ __device__ __forceinline__ float guess_cut(const rows::Group& group, unsigned* c
     high = group.most(high), low = group.least(low);
     const unsigned words = ptx::fraction_words<LAST>(ptx::shared_address(counters));
     float cut = -INFINITE;
-    bool whole = false;  // whether nothing is below `low`
+    bool open = true;
+    bool whole = false;               // whether nothing is below `low`
+    bool asks = !(low < high);        // or whether that is wanted
 #pragma unroll 1
     for (unsigned turns = 5; turns > 0; --turns) {
-        if (!(low < high) && !whole) low = least_of_all(), whole = true;
-        if (!(low < high)) break;
+        if (group.any(asks)) {
+            float least = INFINITE;
+            if (asks)
+                elements.each(group,
+                              [&](float4 four) { least = fminf(least, least_of(four)); });
+            least = group.least(least);
+            if (asks) low = least, whole = true, asks = false;
+        }
+        open = open && low < high;
         const float range = high - low, scale = 1.0f / range;
         rows::clear_bins(group, counters);
-        elements.each(group, [&](float4 four) {
-            const float values[4] = {four.x, four.y, four.z, four.w};
+        if (open)
+            elements.each(group, [&](float4 four) {
+                const float values[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-            for (unsigned e = 0; e < 4; ++e)
-                ptx::shared_increment_fraction<LAST>(words, values[e], low, scale);
-        });
+                for (unsigned e = 0; e < 4; ++e)
+                    ptx::shared_increment_fraction<LAST>(words, values[e], low, scale);
+            });
         const rows::Bin bin = rows::find_bin(group, counters, 0, rank);
         // Rounded down, and up.
         const float at = static_cast<float>(LAST - static_cast<int>(bin.number));
         const float below = fmaf((at - 0.51f) * (1.0f / LAST), range, low);
         const float above = fmaf((at + 0.51f) * (1.0f / LAST), range, low);
-        if (bin.exists && bin.number < LAST) {
+        if (open && bin.exists && bin.number < LAST) {
             cut = below;
-            if (bin.above + bin.equal <= enough) break;
+            open = bin.above + bin.equal > enough;
             low = below;
             if (bin.number != 0) high = above;
-        } else {
-            if (!whole) low = least_of_all(), whole = true;
+        } else if (open) {
+            asks = !whole;
             high = above;
         }
+        if (!group.any(open)) break;
     }
     return cut;
 }
 
-// A guess at the cut of each row, of which `slack` elements more than the rank will do, and the
-// sample's pairs up to there, into lists. Grid: ceil(rows / ROWS).
 constexpr int ROW_THREADS = 64;
 constexpr int ROWS = ROW_THREADS / rows::LANES;
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
@@ -222,10 +227,10 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
                Cut* cuts) {
     __shared__ __align__(16) unsigned shared[ROWS][rows::BINS_APART];
     const unsigned row = blockIdx.x * ROWS + threadIdx.x / rows::LANES;
-    if (row >= count) return;
-    const rows::Group group;
+    const bool exists = row < count;
+    const rows::Group group = rows::Group::together();
     unsigned* counters = shared[threadIdx.x / rows::LANES];
-    const unsigned quads = guess.width / 4;
+    const unsigned quads = exists ? guess.width / 4 : 0;
     const float4* values =
         reinterpret_cast<const float4*>(guess.values) + static_cast<long long>(row) * quads;
     const unsigned end = quads / guess.each;
@@ -251,7 +256,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     };
     if (all) {
 #pragma unroll 1
-        for (unsigned i = group.lane; i < guess.width; i += rows::LANES) {
+        for (unsigned i = group.lane; i < quads * 4; i += rows::LANES) {
             const float value = guess.values[static_cast<long long>(row) * guess.width + i];
             if (is_pair(value)) list.add(value, column_of_quad(i / 4) + i % 4);
         }
@@ -305,7 +310,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         }
     }
     group.sync();
-    if (group.lane != 0) return;
+    if (group.lane != 0 || !exists) return;
     lists.counts[row] = counters[0];
     cuts[first_row + row] = all ? no_cut() : Cut{cut, 0xffffffffu, 0xffffffffu, order_key(cut)};
 }
@@ -525,6 +530,7 @@ struct alignas(16) SelectScratch {
     alignas(16) Word few[FEW];
     Word least;
     unsigned number;  // of the few
+    unsigned moved;   // words that have been
 };
 
 // Which of a row's words are taken: those from `least` on. While it is not known (`open`): those with
@@ -547,20 +553,38 @@ struct Taken {
         });
     }
 
-    // Moves them to the front of the lane's own words instead; gives where those end.
-    __device__ __forceinline__ Word* move(const rows::Group& group, Word* words, unsigned length,
-                                          SelectScratch& own) {
-        unsigned long long front = ptx::global_address(words + group.lane);
-        constexpr int STEP = rows::LANES * sizeof(Word);
-        rows::each_half(group, words, length, [&](rows::Half half) {
-            ptx::append_above<STEP>(front, half.low, half.key, last);
-            if (half.key < first || half.key > last) return;
-            set_aside(half, own, [&](rows::Half half) {
-                *ptx::of_global<Word>(front) = half.word();
-                front += STEP;
-            });
-        });
-        return ptx::of_global<Word>(front);
+    // Moves them to the front instead, in any order.
+    __device__ __forceinline__ void move(const rows::Group& group, Word* words, unsigned length,
+                                         SelectScratch& own) {
+        const unsigned long long front = ptx::global_address(words);
+        const unsigned moved = ptx::shared_address(&own.moved);
+        const rows::Half* from = reinterpret_cast<const rows::Half*>(words) + group.lane;
+        constexpr unsigned AT_ONCE = 4;
+        const unsigned longest = ptx::warp_max(length);
+#pragma unroll 1
+        for (unsigned begin = group.lane; begin - group.lane < longest;
+             begin += AT_ONCE * rows::LANES, from += AT_ONCE * rows::LANES) {
+            rows::Half some[AT_ONCE];
+#pragma unroll
+            for (unsigned i = 0; i < AT_ONCE; ++i) {
+                some[i].key = LEAST_KEY;
+                if (begin + i * rows::LANES < length) some[i] = from[i * rows::LANES];
+            }
+            // All have read these before one moves a word, which is no farther than they have read.
+            group.sync();
+#pragma unroll
+            for (unsigned i = 0; i < AT_ONCE; ++i) {
+                ptx::move_above(front, moved, some[i].low, some[i].key, last);
+                if (static_cast<unsigned>(some[i].key - first) <=
+                        static_cast<unsigned>(last - first) &&
+                    begin + i * rows::LANES < length)
+                    set_aside(some[i], own, [&](rows::Half half) { move_to(words, own, half); });
+            }
+        }
+    }
+    __device__ __forceinline__ static void move_to(Word* words, SelectScratch& own,
+                                                   rows::Half half) {
+        words[atomicAdd(&own.moved, 1u)] = half.word();
     }
 
     // Of those between: a few, or where `least` is known, those that are taken.
@@ -575,9 +599,8 @@ struct Taken {
 
     // Compares the few with one another: then `least` is known.
     __device__ __forceinline__ void settle(const rows::Group& group, SelectScratch& own) {
-        if (!open) return;
         group.sync();
-        const unsigned number = own.number;
+        const unsigned number = open ? own.number : 0;
         // Two at a time.
         if (group.lane == 0 && number % 2 != 0) own.few[number] = LEAST_WORD;
         group.sync();
@@ -595,7 +618,7 @@ struct Taken {
             if (place == left) own.least = word;
         }
         group.sync();
-        least = own.least;
+        if (open) least = own.least;
         open = false;
     }
 
@@ -616,84 +639,89 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
                 unsigned first_row, unsigned count, List to, Cut* cuts, RowTotals totals) {
     __shared__ SelectScratch shared[ROWS];
     const unsigned row = blockIdx.x * ROWS + threadIdx.x / rows::LANES;
-    if (row >= count) return;
-    const rows::Group group;
+    const bool exists = row < count;
+    const rows::Group group = rows::Group::together();
     auto& own = shared[threadIdx.x / rows::LANES];
     const bool sorted = to.similarity != nullptr;
-    unsigned start = starts ? starts[row] : 0, length;
-    Word* words;
+    const unsigned start = starts && exists ? starts[row] : 0;
+    unsigned length = 0;
+    Word* words = lists.words;
     if (lists.capacity != 0) {
-        words = lists.words + static_cast<long long>(row) * lists.capacity;
-        length = lists.counts[row];
+        words += static_cast<long long>(row) * lists.capacity;
+        if (exists) length = lists.counts[row];
     } else {
-        words = lists.words + start;
-        length = starts[row + 1] - start;
+        words += start;
+        if (exists) length = starts[row + 1] - start;
     }
     const bool selects = lists.capacity != 0 && length > k;
     int most = LEAST_KEY;  // the largest key
     Taken taken{LEAST_KEY, MOST_KEY, 0, false, LEAST_WORD};
-    if (group.lane == 0) own.number = 0;
-    if (!selects) {
-        most = rows::largest(group, words, length);
-    } else {
-        const int low = signed_key(cuts[first_row + row].key);
+    if (group.lane == 0) own.number = own.moved = 0;
+    if (!selects) most = rows::largest(group, words, length);
+    if (group.any(selects)) {
+        const int low = selects ? signed_key(cuts[first_row + row].key) : 0;
         // The k-th is hardly above all of some, or above some of every lane's: bins up to there are
         // narrower.
-        bool guessed = length < 6 * k;
-        int high;
-        if (guessed) {
+        bool guessed = length < 6 * k, open = selects;
+        int high = LEAST_KEY, more = LEAST_KEY;
+        if (selects && guessed) {
             const auto key_at = [&](unsigned turn) {
                 return key_of(words[min(group.lane + turn * rows::LANES, length - 1)]);
             };
             high = max(max(key_at(0), key_at(1)), max(key_at(2), key_at(3)));
-            if (2 * k < length) {
-                high = group.most(high);
-            } else {
-                const int more = max(max(key_at(4), key_at(5)), max(key_at(6), key_at(7)));
-                high = group.least(max(high, more));
-            }
-        } else {
+            if (2 * k >= length)
+                more = max(max(key_at(4), key_at(5)), max(key_at(6), key_at(7)));
+        } else if (selects) {
             high = rows::largest(group, words, length);
         }
+        more = group.least(max(high, more)), high = group.most(high);
+        if (guessed && 2 * k >= length) high = more;
         rows::Bound keys;
 #pragma unroll 1
-        while (true) {
+        do {
             const auto enough = [&](unsigned found, unsigned equal) {
                 return equal <= FEW || (guessed && equal == found);
             };
-            keys = rows::lower_bound(
-                group, own.bins, low, high, k, enough, [&](const rows::Bins& bins) {
+            const rows::Bound bound = rows::lower_bound(
+                group, own.bins, open, low, high, k, enough, [&](const rows::Bins& bins) {
                     rows::each_half(group, words, length, [&](rows::Half half) {
                         most = max(most, half.key);
                         // What is above all bins is in the first.
                         bins.add(min(half.key, high));
                     });
                 });
-            if (!guessed || keys.equal != keys.found) break;
-            high = group.most(most);
+            if (open) keys = bound;
+            most = group.most(most);
+            open = open && guessed && keys.equal == keys.found;
             guessed = false;
-        }
-        most = group.most(most);
-        taken = Taken{static_cast<int>(keys.key), static_cast<int>(keys.last),
-                      k - (keys.found - keys.equal), keys.equal <= FEW, LEAST_WORD};
-        if (!taken.open) {
-            // Of so many in one bin, all have the same key. A cut is a pair: those that repeat_rows
-            // left out may be close below it.
-            const Word bound =
-                rows::kth_of_key(group, own.bins, words, length, taken.first, taken.left);
-            Word least = MOST_WORD;
-            rows::each_word(group, words, length, [&](Word word) {
-                if (word >= bound) least = min(least, word);
-            });
-            taken.least = group.least(least);
+            high = most;
+        } while (group.any(open));
+        if (selects) {
+            taken = Taken{static_cast<int>(keys.key), static_cast<int>(keys.last),
+                          k - (keys.found - keys.equal), keys.equal <= FEW, LEAST_WORD};
+            if (!taken.open) {
+                // Of so many in one bin, all have the same key. A cut is a pair: those that
+                // repeat_rows left out may be close below it.
+                const rows::Group alone = rows::Group::alone();
+                const Word bound =
+                    rows::kth_of_key(alone, own.bins, words, length, taken.first, taken.left);
+                Word least = MOST_WORD;
+                rows::each_word(alone, words, length, [&](Word word) {
+                    if (word >= bound) least = min(least, word);
+                });
+                taken.least = alone.least(least);
+            }
         }
     }
+    most = group.most(most);
     RowSum sum(totals, most, selects ? k : length);
     const auto add = [&](int key) {
         if (totals.maximum) sum.add(value_of(key));
     };
+    group.sync();
+    // So few that they are compared with one another.
+    const bool few = sorted && !selects && length <= rows::LANES;
     if (!sorted) {
-        group.sync();
         const auto take = [&](rows::Half half) { add(half.key); };
         if (taken.first < 0) {
             taken.each(group, words, length, own, take);
@@ -705,48 +733,43 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
         }
         taken.settle(group, own);
         taken.each_of_few(group, own, take);
-    } else if (length <= rows::LANES && !selects) {
-        if (group.lane < length) {
-            const Word word = words[group.lane];
-            unsigned place = start;
+    } else if (few && group.lane < length) {
+        const Word word = words[group.lane];
+        unsigned place = start;
 #pragma unroll 1
-            for (unsigned i = 0; i < length; ++i) place += column_of(words[i]) < column_of(word);
-            put(to, place, first_row + row, word);
-            add(key_of(word));
+        for (unsigned i = 0; i < length; ++i) place += column_of(words[i]) < column_of(word);
+        put(to, place, first_row + row, word);
+        add(key_of(word));
+    }
+    if (sorted && group.any(!few)) {
+        if (few) length = 0;
+        // What is taken comes to the front.
+        if (group.any(selects)) {
+            taken.move(group, words, selects ? length : 0, own);
+            taken.settle(group, own);
+            taken.each_of_few(group, own, [&](rows::Half half) { Taken::move_to(words, own, half); });
+            if (selects) length = k;
         }
-    } else {
-        unsigned base = 0;
+        unsigned base = 0, before_all = start;
         // Each lane has some bits side by side, words of them as a power of two.
         unsigned span = min(columns, SPAN);
         const unsigned each = 1u << max(rows::width((span - 1) / (32 * rows::LANES)), 1);
         uint4* const own_spans = reinterpret_cast<uint4*>(own.spans + group.lane * each);
-        const auto clear = [&]() {
+#pragma unroll 1
+        while (true) {
             group.sync();
             for (unsigned i = 0; i < each / 2; ++i) own_spans[i] = make_uint4(0, 0, 0, 0);
             group.sync();
-        };
-        const auto mark = [&](rows::Half half) {
-            const unsigned at = ~half.low - base;
-            // Shifts wrap around: modulo 32.
-            if (at < span) atomicOr(&own.spans[at / 32].x, __funnelshift_l(0, 1, at));
-        };
-        clear();
-        // What is taken comes to the front of the lane's own words.
-        unsigned end = length;
-        if (selects) {
-            end = taken.move(group, words, length, own) - words;
-            end -= min(end, rows::LANES - 1);
-            taken.settle(group, own);
-            taken.each_of_few(group, own, mark);
-        }
-        rows::each_half(group, words, end, mark);
-#pragma unroll 1
-        while (true) {
+            rows::each_half(group, words, length, [&](rows::Half half) {
+                const unsigned at = ~half.low - base;
+                // Shifts wrap around: modulo 32.
+                if (at < span) atomicOr(&own.spans[at / 32].x, __funnelshift_l(0, 1, at));
+            });
             group.sync();
             unsigned before = 0;
             for (unsigned i = 0; i < each / 2; ++i)
                 before += __popc(own_spans[i].x) + __popc(own_spans[i].z);
-            const unsigned next = start + group.up_to(before);
+            const unsigned next = before_all + group.up_to(before);
             before = next - before;
             for (unsigned i = 0; i < each / 2; ++i) {
                 uint4 two = own_spans[i];
@@ -756,7 +779,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
                 own_spans[i] = two;
             }
             group.sync();
-            const auto put_down = [&](rows::Half half) {
+            rows::each_half(group, words, length, [&](rows::Half half) {
                 const unsigned at = ~half.low - base;
                 if (at >= span) return;
                 const uint2 bits = own.spans[at / 32];
@@ -764,22 +787,17 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
                 const unsigned place = bits.y + __popc(__funnelshift_l(0, bits.x, ~at)) - 1;
                 put(to, place, first_row + row, half.word());
                 add(half.key);
-            };
-            rows::each_half(group, words, end, put_down);
-            taken.each_of_few(group, own, put_down);
-            start = ptx::shuffle(next, rows::LANES - 1, rows::LANES, group.lanes);
+            });
+            before_all = group.of(next, rows::LANES - 1);
             base += span;
             if (base >= columns) break;
             span = min(columns - base, SPAN);
-            clear();
-            rows::each_half(group, words, end, mark);
-            taken.each_of_few(group, own, mark);
         }
     }
     if (selects && group.lane == 0) cuts[first_row + row] = cut_of(taken.least, first_row + row);
     if (!totals.maximum) return;
     sum.sum = group.sum(sum.sum);
-    if (group.lane == 0) sum.put(totals, row);
+    if (exists && group.lane == 0) sum.put(totals, row);
 }
 
 // starts[i] = how many pairs of a list sorted by columns lie before column i: columns + 1.

@@ -443,7 +443,7 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
                     [&](unsigned row) { return lost[row] != 0; });
         __syncthreads();
         // Where the next tile's pairs might not fit, the k hardest so far are enough.
-        const rows::Group group;
+        const rows::Group group = rows::Group::alone();
         for (unsigned i = threadIdx.x / rows::LANES; i < Tile::SIDE;
              i += Tile::THREADS / rows::LANES) {
             const unsigned row = i0 + i;
@@ -453,7 +453,8 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
             Word* words = lists.words + static_cast<long long>(row - first_row) * lists.capacity;
             // A cut is a pair: those that an earlier one left out may be close below it.
             unsigned* counters = bins[threadIdx.x / rows::LANES];
-            const int low = signed_key(cuts[row].key), most = rows::largest(group, words, count);
+            const int low = signed_key(cuts[row].key),
+                      most = group.most(rows::largest(group, words, count));
             const Word last = rows::kth(group, counters, words, count, low, most, k);
             const Word least = rows::keep(group, words, count, last);
             if (group.lane != 0) continue;

@@ -18,45 +18,51 @@ constexpr unsigned LANES = 4;
 // Bits up to the highest that is set.
 __device__ __forceinline__ unsigned width(unsigned value) { return 32 - __clz(value); }
 
-// The threads of a row.
+// The threads of a row; and those that every exchange among them waits for: the same, or all of a warp,
+// which is one instruction then, not one for each row. Then all rows of the warp go the same way.
 struct Group {
     unsigned lane;
     unsigned lanes;  // as a mask of the warp's
+    unsigned with;
 
-    __device__ __forceinline__ Group()
-        : lane(threadIdx.x % LANES),
-          lanes(((1u << LANES) - 1) << threadIdx.x % 32 / LANES * LANES) {}
+    __device__ __forceinline__ static Group alone() {
+        const Group group = together();
+        return Group{group.lane, group.lanes, group.lanes};
+    }
+    __device__ __forceinline__ static Group together() {
+        return Group{threadIdx.x % LANES,
+                     ((1u << LANES) - 1) << threadIdx.x % 32 / LANES * LANES, 0xffffffff};
+    }
 
+    __device__ __forceinline__ unsigned other(unsigned value, unsigned mask) const {
+        return ptx::shuffle_xor(value, mask, with);
+    }
     __device__ __forceinline__ int other(int value, unsigned mask) const {
-        return static_cast<int>(ptx::shuffle_xor(static_cast<unsigned>(value), mask, lanes));
+        return static_cast<int>(other(static_cast<unsigned>(value), mask));
+    }
+    __device__ __forceinline__ float other(float value, unsigned mask) const {
+        return ptx::shuffle_xor(value, mask, with);
+    }
+    template <class Value, class Choose>
+    __device__ __forceinline__ Value one(Value value, Choose choose) const {
+#pragma unroll
+        for (unsigned mask = 1; mask < LANES; mask *= 2) value = choose(value, other(value, mask));
+        return value;
     }
     __device__ __forceinline__ int least(int value) const {
-#pragma unroll
-        for (unsigned mask = 1; mask < LANES; mask *= 2) value = min(value, other(value, mask));
-        return value;
+        return one(value, [](int a, int b) { return min(a, b); });
     }
     __device__ __forceinline__ int most(int value) const {
-#pragma unroll
-        for (unsigned mask = 1; mask < LANES; mask *= 2) value = max(value, other(value, mask));
-        return value;
+        return one(value, [](int a, int b) { return max(a, b); });
     }
     __device__ __forceinline__ unsigned most(unsigned value) const {
-#pragma unroll
-        for (unsigned mask = 1; mask < LANES; mask *= 2)
-            value = max(value, ptx::shuffle_xor(value, mask, lanes));
-        return value;
+        return one(value, [](unsigned a, unsigned b) { return max(a, b); });
     }
     __device__ __forceinline__ float least(float value) const {
-#pragma unroll
-        for (unsigned mask = 1; mask < LANES; mask *= 2)
-            value = fminf(value, ptx::shuffle_xor(value, mask, lanes));
-        return value;
+        return one(value, [](float a, float b) { return fminf(a, b); });
     }
     __device__ __forceinline__ float most(float value) const {
-#pragma unroll
-        for (unsigned mask = 1; mask < LANES; mask *= 2)
-            value = fmaxf(value, ptx::shuffle_xor(value, mask, lanes));
-        return value;
+        return one(value, [](float a, float b) { return fmaxf(a, b); });
     }
     __device__ __forceinline__ Word least(Word value) const { return ~most(~value); }
     __device__ __forceinline__ Word most(Word value) const {
@@ -67,8 +73,8 @@ struct Group {
     __device__ __forceinline__ unsigned long long sum(unsigned long long value) const {
 #pragma unroll
         for (unsigned mask = 1; mask < LANES; mask *= 2) {
-            const unsigned low = ptx::shuffle_xor(static_cast<unsigned>(value), mask, lanes);
-            const unsigned high = ptx::shuffle_xor(static_cast<unsigned>(value >> 32), mask, lanes);
+            const unsigned low = other(static_cast<unsigned>(value), mask);
+            const unsigned high = other(static_cast<unsigned>(value >> 32), mask);
             value += static_cast<unsigned long long>(high) << 32 | low;
         }
         return value;
@@ -77,10 +83,20 @@ struct Group {
     __device__ __forceinline__ unsigned up_to(unsigned value) const {
 #pragma unroll
         for (unsigned reach = 1; reach < LANES; reach *= 2)
-            value = ptx::add_from_below(value, reach, LANES, lanes);
+            value = ptx::add_from_below(value, reach, LANES, with);
         return value;
     }
-    __device__ __forceinline__ void sync() const { __syncwarp(lanes); }
+    // The value of a lane of the row, of which the last bits count.
+    __device__ __forceinline__ unsigned of(unsigned value, unsigned lane) const {
+        return ptx::shuffle(value, lane, LANES, with);
+    }
+    // The lanes of the row that say yes, as a mask of the warp's.
+    __device__ __forceinline__ unsigned ballot(bool yes) const {
+        return ptx::ballot(yes, with) & lanes;
+    }
+    // Whether one of all that are waited for says so.
+    __device__ __forceinline__ bool any(bool yes) const { return ptx::any(yes, with); }
+    __device__ __forceinline__ void sync() const { __syncwarp(with); }
 };
 
 // Bins of a row, in shared memory: what a selection counts into.
@@ -137,11 +153,11 @@ __device__ __forceinline__ Bin find_bin(const Group& group, const unsigned* coun
         sum += four.x + four.y + four.z + four.w;
     }
     const unsigned end = above + group.up_to(sum);
-    unsigned lanes = ptx::ballot(end >= wanted, group.lanes);
-    if (lanes == 0) return Bin{0, ptx::shuffle(end, LANES - 1, LANES, group.lanes), 0, false};
-    // The first lane whose bins reach it. Its bins are dealt to all lanes.
+    // The first lane whose bins reach it, or the last; its bins are dealt to all lanes.
+    const auto first_of = [&](unsigned lanes) { return lanes ? __ffs(lanes) - 1 : LANES - 1; };
     constexpr unsigned EACH = LANE_QUADS / LANES;
-    unsigned lane = __ffs(lanes) - 1;
+    const unsigned lanes = group.ballot(end >= wanted);
+    unsigned lane = first_of(lanes);
     const unsigned first = (lane % LANES * LANES + group.lane) * EACH;
     unsigned counts[EACH][4], part = 0;
 #pragma unroll
@@ -150,9 +166,8 @@ __device__ __forceinline__ Bin find_bin(const Group& group, const unsigned* coun
         counts[i][0] = four.x, counts[i][1] = four.y, counts[i][2] = four.z, counts[i][3] = four.w;
         part += four.x + four.y + four.z + four.w;
     }
-    above = ptx::shuffle(end - sum, lane, LANES, group.lanes);
-    unsigned until = above + group.up_to(part);
-    lane = __ffs(ptx::ballot(until >= wanted, group.lanes)) - 1;
+    unsigned until = group.of(end - sum, lane) + group.up_to(part);
+    lane = first_of(group.ballot(until >= wanted));
     until -= part;
     above = until;
     unsigned bin = first * 4;
@@ -161,9 +176,8 @@ __device__ __forceinline__ Bin find_bin(const Group& group, const unsigned* coun
         until += counts[i / 4][i % 4];
         if (until < wanted) above = until, ++bin;
     }
-    bin = ptx::shuffle(bin, lane, LANES, group.lanes);
-    above = ptx::shuffle(above, lane, LANES, group.lanes);
-    return Bin{bin, above, counters[bin], true};
+    bin = group.of(bin, lane) % BINS;
+    return Bin{bin, group.of(above, lane), counters[bin], lanes != 0};
 }
 
 // Where the keys wanted end.
@@ -174,34 +188,42 @@ struct Bound {
     unsigned equal;  // how many of them are in its bin
 };
 
-// The bound that at least `wanted` of a row's keys are not below, and enough(found, equal) says that
-// this will do; all of them where there are fewer, and `equal` is 0. Keys are from `low` to `high`,
-// signed or not, and each(bins) adds those of the lane.
+// Of a row that is `open`, the bound that at least `wanted` of its keys are not below, and
+// enough(found, equal) says that this will do; all of them where there are fewer, and `equal` is 0. Keys
+// are from `low` to `high`, signed or not, and each(bins) adds those of the lane.
 //
 // The range is cut into bins, and so is the bin that holds the last key wanted, until few enough are
 // in it: mostly at once, since the largest lie thinly. 2^32 keys come to their end after six turns.
 template <class Each, class Enough>
-__device__ __forceinline__ Bound lower_bound(const Group& group, unsigned* counters, unsigned low,
-                                             unsigned high, unsigned wanted, Enough enough,
-                                             Each each) {
+__device__ __forceinline__ Bound lower_bound(const Group& group, unsigned* counters, bool open,
+                                             unsigned low, unsigned high, unsigned wanted,
+                                             Enough enough, Each each) {
     const unsigned bits = width(high - low);
     Bins bins{ptx::shared_address(counters), high, bits > BIN_BITS ? bits - BIN_BITS : 0, BINS};
-    unsigned above = 0;  // keys that are above bins.high
+    Bound bound{low, high, 0, 0};
 #pragma unroll 1
-    while (true) {
+    do {
         clear_bins(group, counters);
-        each(bins);
-        const Bin bin = find_bin(group, counters, above, wanted);
-        if (!bin.exists) return Bound{low, high, bin.above, 0};
-        above = bin.above;
+        if (open) each(bins);
+        // `found` so far: keys that are above bins.high.
+        const Bin bin = find_bin(group, counters, bound.found, wanted);
+        if (!open) continue;
+        if (!bin.exists) {
+            bound = Bound{low, high, bin.above, 0};
+            open = false;
+            continue;
+        }
         bins.high -= bin.number << bins.shift;
-        if (enough(above + bin.equal, bin.equal) || bins.shift == 0)
-            return Bound{bins.high - min(bins.high - low, (1u << bins.shift) - 1), bins.high,
-                         above + bin.equal, bin.equal};
+        bound.key = bins.high - min(bins.high - low, (1u << bins.shift) - 1);
+        bound.last = bins.high;
+        bound.equal = bin.equal;
+        open = bins.shift != 0 && !enough(bin.above + bin.equal, bin.equal);
+        bound.found = open ? bin.above : bin.above + bin.equal;
         const unsigned bits = min(bins.shift, BIN_BITS);
         bins.shift -= bits;
         bins.number = 1u << bits;
-    }
+    } while (group.any(open));
+    return bound;
 }
 
 // Calls body(word) for the words of the lane. Four are on their way at a time.
@@ -240,11 +262,11 @@ __device__ __forceinline__ void each_half(const Group& group, const Word* words,
     each_word(group, reinterpret_cast<const Half*>(words), count, body);
 }
 
-// The largest key of a row's words; the least there is where there are none.
+// The largest key of the lane's words; the least there is where there are none.
 __device__ __forceinline__ int largest(const Group& group, const Word* words, unsigned count) {
     int most = epilogue::LEAST_KEY;
     each_half(group, words, count, [&](Half half) { most = max(most, half.key); });
-    return group.most(most);
+    return most;
 }
 
 // A word that just `left` of those with this key are not below.
@@ -252,7 +274,7 @@ __device__ __forceinline__ Word kth_of_key(const Group& group, unsigned* counter
                                            const Word* words, unsigned count, int key,
                                            unsigned left) {
     const auto just = [&](unsigned found, unsigned) { return found == left; };
-    const Bound columns = lower_bound(group, counters, 0, ~0u, left, just, [&](const Bins& bins) {
+    const Bound columns = lower_bound(group, counters, true, 0, ~0u, left, just, [&](const Bins& bins) {
         each_half(group, words, count, [&](Half half) {
             if (half.key == key) bins.add(half.low);
         });
@@ -265,7 +287,7 @@ __device__ __forceinline__ Word kth_of_key(const Group& group, unsigned* counter
 __device__ __forceinline__ Word kth(const Group& group, unsigned* counters, const Word* words,
                                     unsigned count, int low, int most, unsigned k) {
     const auto just = [&](unsigned found, unsigned) { return found == k; };
-    const Bound keys = lower_bound(group, counters, low, most, k, just, [&](const Bins& bins) {
+    const Bound keys = lower_bound(group, counters, true, low, most, k, just, [&](const Bins& bins) {
         each_half(group, words, count, [&](Half half) { bins.add(half.key); });
     });
     const int key = static_cast<int>(keys.key);
@@ -285,7 +307,7 @@ __device__ __forceinline__ Word keep(const Group& group, Word* words, unsigned c
         const Word word = i < count ? words[i] : 0;
         const bool keeps = i < count && word >= least;
         // All lanes have read before any writes; they write no farther than they have read.
-        const unsigned votes = ptx::ballot(keeps, group.lanes);
+        const unsigned votes = group.ballot(keeps);
         if (keeps) {
             words[kept + __popc(votes & before)] = word;
             last = min(last, word);

@@ -60,27 +60,22 @@ __device__ __forceinline__ void append_highest(unsigned& bits, unsigned from, un
         : "memory");
 }
 
-// Stores a pair, where the second is above `least`, at an address of global memory, which it moves on by
-// so many bytes.
-template <int STEP>
-__device__ __forceinline__ void append_above(unsigned long long& to, unsigned low, int high, int least) {
+// Stores a pair, where the second is above `least`, as one of those from an address of global memory on:
+// as many as a word of shared memory says, which counts it.
+__device__ __forceinline__ void move_above(unsigned long long to, unsigned number, unsigned low, int high,
+                                           int least) {
     asm volatile(
-        "{\n\t.reg .pred p;\n\tsetp.gt.s32 p, %2, %3;\n\t"
-        "@p st.global.v2.u32 [%0], {%1, %2};\n\t@p add.u64 %0, %0, %4;\n\t}"
-        : "+l"(to)
-        : "r"(low), "r"(high), "r"(least), "n"(STEP)
+        "{\n\t.reg .pred p;\n\t.reg .u32 n;\n\t.reg .u64 a;\n\tsetp.gt.s32 p, %3, %4;\n\t"
+        "@p atom.shared.add.u32 n, [%1], 1;\n\t@p mad.wide.u32 a, n, 8, %0;\n\t"
+        "@p st.global.v2.u32 [a], {%2, %3};\n\t}"
+        :
+        : "l"(to), "r"(number), "r"(low), "r"(high), "r"(least)
         : "memory");
 }
 
 // The address that instructions on global memory take.
 __device__ __forceinline__ unsigned long long global_address(const void* pointer) {
     return __cvta_generic_to_global(pointer);
-}
-
-// And back.
-template <class Value>
-__device__ __forceinline__ Value* of_global(unsigned long long address) {
-    return static_cast<Value*>(__cvta_global_to_generic(address));
 }
 
 }  // namespace ptx
