@@ -459,6 +459,29 @@ extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
     if (total) *total = start;
 }
 
+// Of every SEARCH_THREADS rows, the order by how many pairs they have: rows that are selected side by
+// side have about as many. `shift`: of numbers, so that they are less than SEARCH_THREADS; larger ones
+// count as the largest. Grid: ceil(count / SEARCH_THREADS).
+extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
+    order_rows(const unsigned* counts, unsigned count, unsigned shift, unsigned* order) {
+    __shared__ unsigned numbers[SEARCH_THREADS];
+    __shared__ unsigned sums[SEARCH_THREADS];
+    const unsigned first = blockIdx.x * SEARCH_THREADS, row = first + threadIdx.x;
+    numbers[threadIdx.x] = 0;
+    __syncthreads();
+    unsigned digit = 0, place = 0;
+    if (row < count) {
+        digit = min(counts[row] >> shift, SEARCH_THREADS - 1);
+        place = atomicAdd(&numbers[digit], 1u);
+    }
+    __syncthreads();
+    const unsigned number = numbers[threadIdx.x];
+    const unsigned before = reduce::scan(number, sums) - number;
+    numbers[threadIdx.x] = before;
+    __syncthreads();
+    if (row < count) order[first + numbers[digit] + place] = row;
+}
+
 // The pairs of a list that a cut includes, to their rows' places, in no particular order: words from
 // starts[row] on. counts: as count_mined leaves them, 0 afterwards. Grid-stride.
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -514,7 +537,7 @@ struct RowSum {
 // are: their cuts go to `cuts`, what they add up to into `totals`, and they themselves, sorted by
 // column, into a list, row i's from starts[i] on; or nowhere, where it has no place. Or, where
 // lists.capacity is 0, all of them, at starts[i] in lists.words; then without `cuts`. totals: of the
-// rows from first_row on.
+// rows from first_row on. order: as order_rows leaves it.
 //
 // Keys are counted into bins; those of the bin that the k-th lies in, a few, are compared with one
 // another. Columns are bits in shared memory, some thousands at a time: a pair's place is the number
@@ -556,28 +579,28 @@ struct Taken {
     // Moves them to the front instead, in any order.
     __device__ __forceinline__ void move(const rows::Group& group, Word* words, unsigned length,
                                          SelectScratch& own) {
+        constexpr int STEP = rows::LANES, BYTES = STEP * sizeof(Word);
         const unsigned long long front = ptx::global_address(words);
         const unsigned moved = ptx::shared_address(&own.moved);
-        const rows::Half* from = reinterpret_cast<const rows::Half*>(words) + group.lane;
-        constexpr unsigned AT_ONCE = 4;
-        const unsigned longest = ptx::warp_max(length);
+        unsigned long long from = front + group.lane * sizeof(Word);
+        int left = static_cast<int>(length - group.lane);
+        const int longest = static_cast<int>(ptx::warp_max(length));
 #pragma unroll 1
-        for (unsigned begin = group.lane; begin - group.lane < longest;
-             begin += AT_ONCE * rows::LANES, from += AT_ONCE * rows::LANES) {
-            rows::Half some[AT_ONCE];
-#pragma unroll
-            for (unsigned i = 0; i < AT_ONCE; ++i) {
-                some[i].key = LEAST_KEY;
-                if (begin + i * rows::LANES < length) some[i] = from[i * rows::LANES];
-            }
+        for (int turn = longest; turn > 0; turn -= 4 * STEP, left -= 4 * STEP, from += 4 * BYTES) {
+            rows::Half some[4];
+            ptx::load_pair<0, 0>(from, left, LEAST_KEY, some[0].low, some[0].key);
+            ptx::load_pair<STEP, BYTES>(from, left, LEAST_KEY, some[1].low, some[1].key);
+            ptx::load_pair<2 * STEP, 2 * BYTES>(from, left, LEAST_KEY, some[2].low, some[2].key);
+            ptx::load_pair<3 * STEP, 3 * BYTES>(from, left, LEAST_KEY, some[3].low, some[3].key);
             // All have read these before one moves a word, which is no farther than they have read.
             group.sync();
 #pragma unroll
-            for (unsigned i = 0; i < AT_ONCE; ++i) {
+            for (int i = 0; i < 4; ++i) {
                 ptx::move_above(front, moved, some[i].low, some[i].key, last);
-                if (static_cast<unsigned>(some[i].key - first) <=
-                        static_cast<unsigned>(last - first) &&
-                    begin + i * rows::LANES < length)
+                if (static_cast<unsigned>(some[i].key - first) >
+                    static_cast<unsigned>(last - first))
+                    continue;
+                if (left > i * STEP)
                     set_aside(some[i], own, [&](rows::Half half) { move_to(words, own, half); });
             }
         }
@@ -635,11 +658,13 @@ struct Taken {
 };
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
-    select_rows(RowLists lists, unsigned k, unsigned columns, const unsigned* starts,
-                unsigned first_row, unsigned count, List to, Cut* cuts, RowTotals totals) {
+    select_rows(RowLists lists, unsigned k, unsigned columns, const unsigned* order,
+                const unsigned* starts, unsigned first_row, unsigned count, List to, Cut* cuts,
+                RowTotals totals) {
     __shared__ SelectScratch shared[ROWS];
-    const unsigned row = blockIdx.x * ROWS + threadIdx.x / rows::LANES;
+    unsigned row = blockIdx.x * ROWS + threadIdx.x / rows::LANES;
     const bool exists = row < count;
+    if (exists) row = order[row];
     const rows::Group group = rows::Group::together();
     auto& own = shared[threadIdx.x / rows::LANES];
     const bool sorted = to.similarity != nullptr;

@@ -60,6 +60,19 @@ __device__ __forceinline__ void append_highest(unsigned& bits, unsigned from, un
         : "memory");
 }
 
+// The pair OFFSET bytes behind an address of global memory, if `left` is above NUMBER; else `none` is its
+// second, and the first is anything.
+template <int NUMBER, int OFFSET>
+__device__ __forceinline__ void load_pair(unsigned long long from, int left, int none, unsigned& low,
+                                          int& high) {
+    asm volatile(
+        "{\n\t.reg .pred p;\n\tsetp.gt.s32 p, %3, %5;\n\tmov.u32 %1, %4;\n\t"
+        "@p ld.global.v2.u32 {%0, %1}, [%2 + %6];\n\t}"
+        : "=&r"(low), "=&r"(high)
+        : "l"(from), "r"(left), "r"(none), "n"(NUMBER), "n"(OFFSET)
+        : "memory");
+}
+
 // Stores a pair, where the second is above `least`, as one of those from an address of global memory on:
 // as many as a word of shared memory says, which counts it.
 __device__ __forceinline__ void move_above(unsigned long long to, unsigned number, unsigned low, int high,

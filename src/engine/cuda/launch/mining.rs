@@ -523,6 +523,21 @@ impl Launcher<'_> {
         launch!(self, function, 1, SEARCH_THREADS, &counts, &count, &k, &starts, &total)
     }
 
+    /// Orders rows, SEARCH_THREADS at a time, by their counts, which are at most `most`: so
+    /// [`select_rows`](Self::select_rows) takes them. `order`: `count` u32.
+    pub unsafe fn order_rows(
+        &self,
+        counts: Address,
+        count: u32,
+        most: u32,
+        order: Address,
+    ) -> Result<()> {
+        let function = &self.table.mining.order_rows;
+        let grid = (count as usize).div_ceil(SEARCH_THREADS as usize);
+        let shift = (u32::BITS - most.leading_zeros()).saturating_sub(SEARCH_THREADS.ilog2());
+        launch!(self, function, grid, SEARCH_THREADS, &counts, &count, &shift, &order)
+    }
+
     /// Puts the pairs of a list that the cut includes where their rows begin: a u64 each. `counts`:
     /// as [`count_mined`](Self::count_mined) leaves them; 0 afterwards.
     pub unsafe fn place_mined(
@@ -548,6 +563,7 @@ impl Launcher<'_> {
         lists: RowLists,
         k: u32,
         columns: u32,
+        order: Address,
         starts: Address,
         (first, count): (u32, u32),
         to: List,
@@ -564,6 +580,7 @@ impl Launcher<'_> {
             &lists,
             &k,
             &columns,
+            &order,
             &starts,
             &first,
             &count,

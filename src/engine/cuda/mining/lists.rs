@@ -317,6 +317,8 @@ pub(in super::super) struct ListsPlan {
     /// and how many candidates it has.
     zeros: Region,
     lost: Region,
+    /// The rows by how many candidates they have, and where their pairs start in the list.
+    order: Region,
     starts: Region,
     /// The result, where it is one.
     sorted: Option<SavedList>,
@@ -374,6 +376,7 @@ impl ListsPlan {
             candidates,
             zeros: layout.take::<u64>(1 + shape.n)?,
             lost: layout.take::<u32>(lost)?,
+            order: layout.take::<u32>(stages.rows)?,
             starts: layout.take::<u32>(stages.rows + 1)?,
             sorted,
         })
@@ -444,7 +447,7 @@ impl ListsPlan {
         let tops = if elements == Elements::Values { 0 } else { self.tops.at(base) };
         let values = Values { all: self.values.at(base), tops, elements };
         let guess = Guess::new(values, sample, kind, rank);
-        let (lost, starts) = (self.lost.at(base), self.starts.at(base));
+        let (lost, order, starts) = (self.lost.at(base), self.order.at(base), self.starts.at(base));
         let counts = self.poison(base) + 4 * n as u64;
         let aside = Aside { poison: self.poison(base), positive: to.positive };
         // SAFETY: as in `run`.
@@ -466,14 +469,16 @@ impl ListsPlan {
                         let k = k as u32;
                         launch
                             .repeat_rows(kind, x, y, depth, pairs, rows, k, lists, lost, to.cuts)?;
+                        launch.order_rows(counts, count, capacity as u32, order)?;
                         let starts = if to.list.count != 0 { starts } else { 0 };
                         if starts != 0 {
                             launch.row_starts(counts, count, k, starts, to.list.count)?;
                         }
                         let (rows, totals) = ((rows.0, count), to.totals.starting_at(first));
                         let (columns, cuts) = (m as u32, to.cuts);
-                        launch
-                            .select_rows(lists, k, columns, starts, rows, to.list, cuts, totals)?;
+                        launch.select_rows(
+                            lists, k, columns, order, starts, rows, to.list, cuts, totals,
+                        )?;
                         then((first, end))?;
                     }
                     return Ok(());
@@ -508,9 +513,10 @@ impl ListsPlan {
             launch.collect(kind, x, y, depth, pairs, all, lost, none, list, Aside::default())?;
             launch.count_mined(list, to.cuts, counts)?;
             launch.row_starts(counts, n as u32, u32::MAX, starts, to.list.count)?;
+            launch.order_rows(counts, n as u32, m as u32, order)?;
             launch.place_mined(list, to.cuts, starts, counts, words)?;
             let dealt = RowLists { words, counts, capacity: 0 };
-            launch.select_rows(dealt, 0, m as u32, starts, rows, to.list, 0, to.totals)?;
+            launch.select_rows(dealt, 0, m as u32, order, starts, rows, to.list, 0, to.totals)?;
             then((0, n))
         }
     }
