@@ -147,13 +147,16 @@ __device__ __forceinline__ float least_of(float4 four) {
     return fminf(fminf(four.x, four.y), fminf(four.z, four.w));
 }
 
+// Rows of a warp go together.
+using Group = rows::Group<true>;
+
 // What a row's guess goes through, by fours.
 struct Elements {
     const float4* fours;
     unsigned number;
 
     template <class Body>
-    __device__ __forceinline__ void each(const rows::Group& group, Body body) const {
+    __device__ __forceinline__ void each(const Group& group, Body body) const {
 #pragma unroll 2
         for (unsigned i = group.lane; i < number; i += rows::LANES) body(fours[i]);
     }
@@ -164,7 +167,7 @@ struct Elements {
 //
 // The range is cut into bins, and so is the bin that holds the last one. What is above or below the range
 // is in the bins at its ends, so that only what is in the others must be in the range.
-__device__ __forceinline__ float guess_cut(const rows::Group& group, unsigned* counters,
+__device__ __forceinline__ float guess_cut(const Group& group, unsigned* counters,
                                            const Elements& elements, unsigned rank,
                                            unsigned enough) {
     constexpr int LAST = rows::BINS - 2;
@@ -228,7 +231,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     __shared__ __align__(16) unsigned shared[ROWS][rows::BINS_APART];
     const unsigned row = blockIdx.x * ROWS + threadIdx.x / rows::LANES;
     const bool exists = row < count;
-    const rows::Group group = rows::Group::together();
+    const Group group;
     unsigned* counters = shared[threadIdx.x / rows::LANES];
     const unsigned quads = exists ? guess.width / 4 : 0;
     const float4* values =
@@ -567,7 +570,7 @@ struct Taken {
 
     // Calls take(half) for those that are known to be, and sets the few aside.
     template <class Take>
-    __device__ __forceinline__ void each(const rows::Group& group, const Word* words,
+    __device__ __forceinline__ void each(const Group& group, const Word* words,
                                          unsigned length, SelectScratch& own, Take take) {
         rows::each_half(group, words, length, [&](rows::Half half) {
             if (half.key < first) return;
@@ -577,7 +580,7 @@ struct Taken {
     }
 
     // Moves them to the front instead, in any order.
-    __device__ __forceinline__ void move(const rows::Group& group, Word* words, unsigned length,
+    __device__ __forceinline__ void move(const Group& group, Word* words, unsigned length,
                                          SelectScratch& own) {
         constexpr int STEP = rows::LANES, BYTES = STEP * sizeof(Word);
         const unsigned long long front = ptx::global_address(words);
@@ -621,7 +624,7 @@ struct Taken {
     }
 
     // Compares the few with one another: then `least` is known.
-    __device__ __forceinline__ void settle(const rows::Group& group, SelectScratch& own) {
+    __device__ __forceinline__ void settle(const Group& group, SelectScratch& own) {
         group.sync();
         const unsigned number = open ? own.number : 0;
         // Two at a time.
@@ -647,7 +650,7 @@ struct Taken {
 
     // Calls take(half) for those of the few that are taken. They are settled.
     template <class Take>
-    __device__ __forceinline__ void each_of_few(const rows::Group& group, const SelectScratch& own,
+    __device__ __forceinline__ void each_of_few(const Group& group, const SelectScratch& own,
                                                 Take take) const {
 #pragma unroll 1
         for (unsigned i = group.lane; i < own.number; i += rows::LANES) {
@@ -665,7 +668,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     unsigned row = blockIdx.x * ROWS + threadIdx.x / rows::LANES;
     const bool exists = row < count;
     if (exists) row = order[row];
-    const rows::Group group = rows::Group::together();
+    const Group group;
     auto& own = shared[threadIdx.x / rows::LANES];
     const bool sorted = to.similarity != nullptr;
     const unsigned start = starts && exists ? starts[row] : 0;
@@ -727,7 +730,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
             if (!taken.open) {
                 // Of so many in one bin, all have the same key. A cut is a pair: those that
                 // repeat_rows left out may be close below it.
-                const rows::Group alone = rows::Group::alone();
+                const rows::Group<false> alone;
                 const Word bound =
                     rows::kth_of_key(alone, own.bins, words, length, taken.first, taken.left);
                 Word least = MOST_WORD;

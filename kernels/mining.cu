@@ -312,6 +312,16 @@ __device__ __forceinline__ void sample(const Operand& x, const Operand& y, unsig
                     });
 }
 
+// The same of the rows from R on, each with the number of the lane that has it.
+template <int R = 0, class Tile>
+__device__ __forceinline__ void flags_of_rows(unsigned (&flags)[Tile::ROWS], const Tile& tile,
+                                              float least) {
+    if constexpr (R < Tile::ROWS) {
+        flags_of<Tile, 8>(flags[R], tile, R, LaneRows<Tile>::template of_row<R>(least));
+        flags_of_rows<R + 1>(flags, tile, least);
+    }
+}
+
 // Adds an element to a list, which may be full.
 __device__ __forceinline__ void add_to_list(unsigned* count, Word* words, unsigned capacity,
                                             float similarity, unsigned column) {
@@ -338,9 +348,7 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
         const Cut* const cut = pairs.cuts + first_row + row;
         const float least = cut->similarity;
         unsigned flags[Tile::ROWS] = {};
-#pragma unroll
-        for (int r = 0; r < Tile::ROWS; ++r)
-            flags_of<Tile, 8>(flags[r], tile, r, LaneRows<Tile>::of_row(least, r));
+        flags_of_rows(flags, tile, least);
         LaneRows<Tile> own(flags);
         // Where there is no cut, NaN counts too.
         const bool all = cut->key == 0;
@@ -443,7 +451,7 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
                     [&](unsigned row) { return lost[row] != 0; });
         __syncthreads();
         // Where the next tile's pairs might not fit, the k hardest so far are enough.
-        const rows::Group group = rows::Group::alone();
+        const rows::Group<false> group;
         for (unsigned i = threadIdx.x / rows::LANES; i < Tile::SIDE;
              i += Tile::THREADS / rows::LANES) {
             const unsigned row = i0 + i;

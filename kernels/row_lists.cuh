@@ -18,36 +18,19 @@ constexpr unsigned LANES = 4;
 // Bits up to the highest that is set.
 __device__ __forceinline__ unsigned width(unsigned value) { return 32 - __clz(value); }
 
-// The threads of a row; and those that every exchange among them waits for: the same, or all of a warp,
-// which is one instruction then, not one for each row. Then all rows of the warp go the same way.
+// The threads of a row. TOGETHER: every exchange among them is one of all rows of the warp, which is one
+// instruction then, not one for each row; all rows of the warp go the same way.
+template <bool TOGETHER>
 struct Group {
-    unsigned lane;
-    unsigned lanes;  // as a mask of the warp's
-    unsigned with;
+    unsigned lane = threadIdx.x % LANES;
+    unsigned lanes = ((1u << LANES) - 1) << threadIdx.x % 32 / LANES * LANES;  // of the warp's, a mask
 
-    __device__ __forceinline__ static Group alone() {
-        const Group group = together();
-        return Group{group.lane, group.lanes, group.lanes};
-    }
-    __device__ __forceinline__ static Group together() {
-        return Group{threadIdx.x % LANES,
-                     ((1u << LANES) - 1) << threadIdx.x % 32 / LANES * LANES, 0xffffffff};
-    }
+    static_assert(LANES == 4, "two steps");
 
-    __device__ __forceinline__ unsigned other(unsigned value, unsigned mask) const {
-        return ptx::shuffle_xor(value, mask, with);
-    }
-    __device__ __forceinline__ int other(int value, unsigned mask) const {
-        return static_cast<int>(other(static_cast<unsigned>(value), mask));
-    }
-    __device__ __forceinline__ float other(float value, unsigned mask) const {
-        return ptx::shuffle_xor(value, mask, with);
-    }
     template <class Value, class Choose>
     __device__ __forceinline__ Value one(Value value, Choose choose) const {
-#pragma unroll
-        for (unsigned mask = 1; mask < LANES; mask *= 2) value = choose(value, other(value, mask));
-        return value;
+        value = choose(value, static_cast<Value>(ptx::shuffle_xor<1, TOGETHER>(value, lanes)));
+        return choose(value, static_cast<Value>(ptx::shuffle_xor<2, TOGETHER>(value, lanes)));
     }
     __device__ __forceinline__ int least(int value) const {
         return one(value, [](int a, int b) { return min(a, b); });
@@ -59,11 +42,11 @@ struct Group {
         return one(value, [](unsigned a, unsigned b) { return max(a, b); });
     }
     __device__ __forceinline__ float least(float value) const {
-        return one(value, [](float a, float b) { return fminf(a, b); });
+        return __uint_as_float(one(__float_as_uint(value), [](unsigned a, unsigned b) {
+            return __float_as_uint(fminf(__uint_as_float(a), __uint_as_float(b)));
+        }));
     }
-    __device__ __forceinline__ float most(float value) const {
-        return one(value, [](float a, float b) { return fmaxf(a, b); });
-    }
+    __device__ __forceinline__ float most(float value) const { return -least(-value); }
     __device__ __forceinline__ Word least(Word value) const { return ~most(~value); }
     __device__ __forceinline__ Word most(Word value) const {
         const int high = most(epilogue::key_of(value));
@@ -71,32 +54,35 @@ struct Group {
             high, most(epilogue::key_of(value) == high ? static_cast<unsigned>(value) : 0));
     }
     __device__ __forceinline__ unsigned long long sum(unsigned long long value) const {
-#pragma unroll
-        for (unsigned mask = 1; mask < LANES; mask *= 2) {
-            const unsigned low = other(static_cast<unsigned>(value), mask);
-            const unsigned high = other(static_cast<unsigned>(value >> 32), mask);
-            value += static_cast<unsigned long long>(high) << 32 | low;
-        }
-        return value;
+        const auto half = [](unsigned long long all, int of) {
+            return static_cast<unsigned>(all >> of * 32);
+        };
+        const auto both = [](unsigned low, unsigned high) {
+            return static_cast<unsigned long long>(high) << 32 | low;
+        };
+        value += both(ptx::shuffle_xor<1, TOGETHER>(half(value, 0), lanes),
+                      ptx::shuffle_xor<1, TOGETHER>(half(value, 1), lanes));
+        return value + both(ptx::shuffle_xor<2, TOGETHER>(half(value, 0), lanes),
+                            ptx::shuffle_xor<2, TOGETHER>(half(value, 1), lanes));
     }
     // The sum over the lanes up to this one.
     __device__ __forceinline__ unsigned up_to(unsigned value) const {
-#pragma unroll
-        for (unsigned reach = 1; reach < LANES; reach *= 2)
-            value = ptx::add_from_below(value, reach, LANES, with);
-        return value;
+        value = ptx::add_from_below<1, LANES, TOGETHER>(value, lanes);
+        return ptx::add_from_below<2, LANES, TOGETHER>(value, lanes);
     }
     // The value of a lane of the row, of which the last bits count.
     __device__ __forceinline__ unsigned of(unsigned value, unsigned lane) const {
-        return ptx::shuffle(value, lane, LANES, with);
+        return ptx::shuffle<LANES, TOGETHER>(value, lane, lanes);
     }
     // The lanes of the row that say yes, as a mask of the warp's.
     __device__ __forceinline__ unsigned ballot(bool yes) const {
-        return ptx::ballot(yes, with) & lanes;
+        return ptx::ballot(yes, TOGETHER ? 0xffffffff : lanes) & lanes;
     }
     // Whether one of all that are waited for says so.
-    __device__ __forceinline__ bool any(bool yes) const { return ptx::any(yes, with); }
-    __device__ __forceinline__ void sync() const { __syncwarp(with); }
+    __device__ __forceinline__ bool any(bool yes) const {
+        return ptx::any(yes, TOGETHER ? 0xffffffff : lanes);
+    }
+    __device__ __forceinline__ void sync() const { __syncwarp(TOGETHER ? 0xffffffff : lanes); }
 };
 
 // Bins of a row, in shared memory: what a selection counts into.
@@ -122,6 +108,7 @@ struct Bins {
 };
 
 // Sets a row's bins to 0.
+template <class Group>
 __device__ __forceinline__ void clear_bins(const Group& group, unsigned* counters) {
     // Lanes are at different banks.
     uint4* const own = reinterpret_cast<uint4*>(counters) + LANE_QUADS * group.lane;
@@ -141,6 +128,7 @@ struct Bin {
 };
 
 // The bin that the `wanted`-th is in, `above` being before all bins.
+template <class Group>
 __device__ __forceinline__ Bin find_bin(const Group& group, const unsigned* counters,
                                         unsigned above, unsigned wanted) {
     const uint4* const quads = reinterpret_cast<const uint4*>(counters);
@@ -194,7 +182,7 @@ struct Bound {
 //
 // The range is cut into bins, and so is the bin that holds the last key wanted, until few enough are
 // in it: mostly at once, since the largest lie thinly. 2^32 keys come to their end after six turns.
-template <class Each, class Enough>
+template <class Group, class Each, class Enough>
 __device__ __forceinline__ Bound lower_bound(const Group& group, unsigned* counters, bool open,
                                              unsigned low, unsigned high, unsigned wanted,
                                              Enough enough, Each each) {
@@ -227,7 +215,7 @@ __device__ __forceinline__ Bound lower_bound(const Group& group, unsigned* count
 }
 
 // Calls body(word) for the words of the lane. Four are on their way at a time.
-template <class Some, class Body>
+template <class Group, class Some, class Body>
 __device__ __forceinline__ void each_word(const Group& group, const Some* words, unsigned count,
                                           Body body) {
     const Some* word = words + group.lane;
@@ -256,13 +244,14 @@ __device__ __forceinline__ Half half_of(Word word) {
     return Half{static_cast<unsigned>(word), epilogue::key_of(word)};
 }
 
-template <class Body>
+template <class Group, class Body>
 __device__ __forceinline__ void each_half(const Group& group, const Word* words, unsigned count,
                                           Body body) {
     each_word(group, reinterpret_cast<const Half*>(words), count, body);
 }
 
 // The largest key of the lane's words; the least there is where there are none.
+template <class Group>
 __device__ __forceinline__ int largest(const Group& group, const Word* words, unsigned count) {
     int most = epilogue::LEAST_KEY;
     each_half(group, words, count, [&](Half half) { most = max(most, half.key); });
@@ -270,6 +259,7 @@ __device__ __forceinline__ int largest(const Group& group, const Word* words, un
 }
 
 // A word that just `left` of those with this key are not below.
+template <class Group>
 __device__ __forceinline__ Word kth_of_key(const Group& group, unsigned* counters,
                                            const Word* words, unsigned count, int key,
                                            unsigned left) {
@@ -284,6 +274,7 @@ __device__ __forceinline__ Word kth_of_key(const Group& group, unsigned* counter
 
 // A word that just `k` of the row's `count` are not below, 0 < k < count; no key is below `low`, none
 // above `most`. No two words are alike.
+template <class Group>
 __device__ __forceinline__ Word kth(const Group& group, unsigned* counters, const Word* words,
                                     unsigned count, int low, int most, unsigned k) {
     const auto just = [&](unsigned found, unsigned) { return found == k; };
@@ -297,6 +288,7 @@ __device__ __forceinline__ Word kth(const Group& group, unsigned* counters, cons
 }
 
 // Moves the words that are not below `least` to the front; gives the least of them.
+template <class Group>
 __device__ __forceinline__ Word keep(const Group& group, Word* words, unsigned count, Word least) {
     const unsigned before = group.lanes & ((1u << threadIdx.x % 32) - 1);
     unsigned kept = 0;

@@ -34,10 +34,10 @@ struct LaneRows {
     __device__ __forceinline__ static unsigned row() {
         return Tile::warp_row() + own() * 8 + Tile::lane() / 4;
     }
-    // What the lane that has row r, for all four of its lanes.
-    __device__ __forceinline__ static float of_row(float value, int r) {
-        const unsigned from = Tile::ROWS == 4 ? r % 2 * 2 + r / 2 : r;
-        return ptx::shuffle(value, from, LANES, 0xffffffff);
+    // What the lane that has row R says, for all four of its lanes.
+    template <int R>
+    __device__ __forceinline__ static float of_row(float value) {
+        return ptx::shuffle<LANES, Tile::ROWS == 4 ? R % 2 * 2 + R / 2 : R>(value);
     }
 
     // A bit for each of the row's columns that the lane has, from column_of(0) on.
@@ -55,11 +55,11 @@ struct LaneRows {
 #pragma unroll
         for (int r = 0; r < HALF; ++r) {
             const unsigned given = odd ? flags[r] : flags[r + HALF];
-            kept[r] = (odd ? flags[r + HALF] : flags[r]) | ptx::shuffle_xor(given, 1);
+            kept[r] = (odd ? flags[r + HALF] : flags[r]) | ptx::shuffle_xor<1, true>(given, 0);
         }
         // Of one row, what two have and what the other two have.
         const unsigned mine = upper ? kept[HALF - 1] : kept[0];
-        const unsigned other = ptx::shuffle_xor(upper ? kept[0] : kept[HALF - 1], 2);
+        const unsigned other = ptx::shuffle_xor<2, true>(upper ? kept[0] : kept[HALF - 1], 0);
         const unsigned low = upper ? other : mine, high = upper ? mine : other;
         bits[0] = __byte_perm(low, high, 0x5140);
         if (WORDS == 2)

@@ -12,20 +12,23 @@ __device__ __forceinline__ unsigned shuffle_xor(unsigned value, int mask) {
     return other;
 }
 
-__device__ __forceinline__ unsigned shuffle_xor(unsigned value, int mask, unsigned lanes) {
-    unsigned other;
-    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, %3;"
-                 : "=r"(other)
-                 : "r"(value), "r"(mask), "r"(lanes));
-    return other;
-}
-
 __device__ __forceinline__ float shuffle_xor(float value, int mask) {
     return __uint_as_float(shuffle_xor(__float_as_uint(value), mask));
 }
 
-__device__ __forceinline__ float shuffle_xor(float value, int mask, unsigned lanes) {
-    return __uint_as_float(shuffle_xor(__float_as_uint(value), mask, lanes));
+// The same of MASK, among those lanes; all lanes are named as such, so that they cost nothing.
+template <int MASK, bool ALL>
+__device__ __forceinline__ unsigned shuffle_xor(unsigned value, unsigned lanes) {
+    unsigned other;
+    if (ALL)
+        asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;"
+                     : "=r"(other)
+                     : "r"(value), "n"(MASK));
+    else
+        asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, %3;"
+                     : "=r"(other)
+                     : "r"(value), "n"(MASK), "r"(lanes));
+    return other;
 }
 
 // The value of the lane `by` below; the caller's own where there is none.
@@ -56,30 +59,48 @@ __device__ __forceinline__ float shuffle(float value, unsigned from) {
     return __uint_as_float(shuffle(__float_as_uint(value), from));
 }
 
-// The value of lane `from` of those side by side, `width` of them, a power of two.
-__device__ __forceinline__ unsigned shuffle(unsigned value, unsigned from, unsigned width,
-                                            unsigned lanes) {
+// The value of lane `from` of those side by side, WIDTH of them, a power of two.
+template <int WIDTH, bool ALL>
+__device__ __forceinline__ unsigned shuffle(unsigned value, unsigned from, unsigned lanes) {
     unsigned other;
-    asm volatile("shfl.sync.idx.b32 %0, %1, %2, %3, %4;"
-                 : "=r"(other)
-                 : "r"(value), "r"(from), "r"((32 - width) << 8 | 31), "r"(lanes));
+    constexpr int AMONG = (32 - WIDTH) << 8 | 31;
+    if (ALL)
+        asm volatile("shfl.sync.idx.b32 %0, %1, %2, %3, 0xffffffff;"
+                     : "=r"(other)
+                     : "r"(value), "r"(from), "n"(AMONG));
+    else
+        asm volatile("shfl.sync.idx.b32 %0, %1, %2, %3, %4;"
+                     : "=r"(other)
+                     : "r"(value), "r"(from), "n"(AMONG), "r"(lanes));
     return other;
 }
 
-__device__ __forceinline__ float shuffle(float value, unsigned from, unsigned width,
-                                         unsigned lanes) {
-    return __uint_as_float(shuffle(__float_as_uint(value), from, width, lanes));
+// The same of lane FROM, among all.
+template <int WIDTH, int FROM>
+__device__ __forceinline__ float shuffle(float value) {
+    float other;
+    asm volatile("shfl.sync.idx.b32 %0, %1, %2, %3, 0xffffffff;"
+                 : "=f"(other)
+                 : "f"(value), "n"(FROM), "n"((32 - WIDTH) << 8 | 31));
+    return other;
 }
 
-// The value, and that of the lane `reach` before this one added, if there is one among `width` side
-// by side.
-__device__ __forceinline__ unsigned add_from_below(unsigned value, unsigned reach, unsigned width,
-                                                   unsigned lanes) {
-    asm volatile(
-        "{\n\t.reg .pred p;\n\t.reg .u32 r;\n\tshfl.sync.up.b32 r|p, %0, %1, %2, %3;\n\t"
-        "@p add.u32 %0, %0, r;\n\t}"
-        : "+r"(value)
-        : "r"(reach), "r"((32 - width) << 8), "r"(lanes));
+// The value, and that of the lane REACH before this one added, if there is one among WIDTH side by side.
+template <int REACH, int WIDTH, bool ALL>
+__device__ __forceinline__ unsigned add_from_below(unsigned value, unsigned lanes) {
+    constexpr int AMONG = (32 - WIDTH) << 8;
+    if (ALL)
+        asm volatile(
+            "{\n\t.reg .pred p;\n\t.reg .u32 r;\n\tshfl.sync.up.b32 r|p, %0, %1, %2, 0xffffffff;"
+            "\n\t@p add.u32 %0, %0, r;\n\t}"
+            : "+r"(value)
+            : "n"(REACH), "n"(AMONG));
+    else
+        asm volatile(
+            "{\n\t.reg .pred p;\n\t.reg .u32 r;\n\tshfl.sync.up.b32 r|p, %0, %1, %2, %3;\n\t"
+            "@p add.u32 %0, %0, r;\n\t}"
+            : "+r"(value)
+            : "n"(REACH), "n"(AMONG), "r"(lanes));
     return value;
 }
 
