@@ -22,6 +22,8 @@
 #include "epilogue/pairs.cuh"
 #include "epilogue/select.cuh"
 #include "ptx/append.cuh"
+#include "ptx/shuffle.cuh"
+#include "ptx/vote.cuh"
 #include "row_lists.cuh"
 #include "search.cuh"
 #include "tile/simt.cuh"
@@ -364,7 +366,7 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
             if (first + number > lists.capacity) own.clear();
             to = ptx::global_address(words_of(row) + first);
         }
-        own.each_word(tile, storage, [&](unsigned bits, unsigned column, unsigned from) {
+        own.each_word(tile, storage, [&](unsigned& bits, unsigned column, unsigned from) {
             if (by_bits) {
 #pragma unroll 1
                 while (bits != 0) ptx::append_highest(bits, from, ~(j0 + column), to);
@@ -480,17 +482,74 @@ struct Above {
     unsigned long long* count;
 };
 
+// Adds the negatives of a tile that the cut of their rows includes to a list, by the lanes that have a row;
+// or by the threads of the product's layout, each for itself.
 template <class Tile>
-__device__ __forceinline__ void collect_tile(const Operand& x, const Operand& y, unsigned depth,
-                                             const Pairs& pairs, unsigned place,
-                                             typename Tile::Storage& storage, const Above& above,
-                                             const List& list, const Aside& aside) {
-    const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
-    const unsigned i0 = place / across * Tile::SIDE, j0 = place % across * Tile::SIDE;
-    Tile tile;
-    tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0, pairs.columns, 0,
-                                                         depth, storage);
-    poison_rows(tile, i0, pairs.rows, aside.poison);
+__device__ __forceinline__ void add_by_lanes(Tile& tile, typename Tile::Storage& storage,
+                                             const Pairs& pairs, unsigned i0, unsigned j0,
+                                             const Above& above, const List& list,
+                                             const Aside& aside) {
+    mark(tile, Negatives<Tile>(tile, pairs, i0, j0, aside.positive));
+    const unsigned row = min(i0 + LaneRows<Tile>::row(), pairs.rows - 1);
+    const Cut* const cut = pairs.cuts + static_cast<long long>(row) * pairs.cut_stride;
+    unsigned flags[Tile::ROWS] = {};
+    flags_of_rows(flags, tile, cut->similarity);
+    LaneRows<Tile> own(flags);
+    // Where there is no cut, NaN counts too. A cut that says nothing of rows and columns includes all
+    // of the others.
+    const bool all = cut->key == 0;
+    if (all) own.fill();
+    if (!ptx::any(own.number() != 0, 0xffffffff)) return;
+    if (ptx::any(all || above.cut || (cut->row & cut->column) != 0xffffffffu, 0xffffffff)) {
+        const Cut least = *cut;
+        unsigned hard = 0;
+        own.each_word(tile, storage, [&](unsigned& bits, unsigned column, unsigned from) {
+#pragma unroll 1
+            for (unsigned left = bits; left != 0; left &= left - 1) {
+                const unsigned b = __ffs(left) - 1;
+                const float similarity = ptx::shared_load(from + b * 4);
+                const bool pair = __float_as_uint(similarity) != NO_PAIR;
+                const bool harder =
+                    pair && above.cut && includes(*above.cut, similarity, row, j0 + column + b);
+                hard += harder;
+                if (!pair || harder || !includes(least, similarity, row, j0 + column + b))
+                    bits &= ~(1u << b);
+            }
+        });
+        if (hard != 0) atomicAdd(above.count, static_cast<unsigned long long>(hard));
+    }
+    // One place for all of the warp's.
+    const unsigned number = own.number();
+    unsigned before = number;
+    before = ptx::add_from_below<1, 32, true>(before, 0);
+    before = ptx::add_from_below<2, 32, true>(before, 0);
+    before = ptx::add_from_below<4, 32, true>(before, 0);
+    before = ptx::add_from_below<8, 32, true>(before, 0);
+    before = ptx::add_from_below<16, 32, true>(before, 0);
+    const unsigned total = ptx::shuffle(before, 31);
+    if (total == 0) return;
+    unsigned long long to = 0;
+    if (threadIdx.x % 32 == 0) to = atomicAdd(list.count, static_cast<unsigned long long>(total));
+    to = ptx::shuffle(to, 0);
+    // Beyond the capacity it is lost.
+    if (to + total > list.capacity) return;
+    to += before - number;
+    own.each_word(tile, storage, [&](unsigned& bits, unsigned column, unsigned from) {
+#pragma unroll 1
+        for (; bits != 0; bits &= bits - 1, ++to) {
+            const unsigned b = __ffs(bits) - 1;
+            list.similarity[to] = ptx::shared_load(from + b * 4);
+            list.row[to] = row;
+            list.column[to] = j0 + column + b;
+        }
+    });
+}
+
+template <class Tile>
+__device__ __forceinline__ void add_by_threads(const Tile& tile, typename Tile::Storage& storage,
+                                               const Pairs& pairs, unsigned i0, unsigned j0,
+                                               const Above& above, const List& list,
+                                               const Aside& aside) {
     const Negatives<Tile> negatives(tile, pairs, i0, j0, aside.positive);
     Bits<Tile> taken;
     taken.clear();
@@ -530,6 +589,23 @@ __device__ __forceinline__ void collect_tile(const Operand& x, const Operand& y,
             ++to;
         });
     }
+}
+
+template <class Tile>
+__device__ __forceinline__ void collect_tile(const Operand& x, const Operand& y, unsigned depth,
+                                             const Pairs& pairs, unsigned place,
+                                             typename Tile::Storage& storage, const Above& above,
+                                             const List& list, const Aside& aside) {
+    const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
+    const unsigned i0 = place / across * Tile::SIDE, j0 = place % across * Tile::SIDE;
+    Tile tile;
+    tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0, pairs.columns, 0,
+                                                         depth, storage);
+    poison_rows(tile, i0, pairs.rows, aside.poison);
+    if constexpr (Tile::PARKS)
+        add_by_threads(tile, storage, pairs, i0, j0, above, list, aside);
+    else
+        add_by_lanes(tile, storage, pairs, i0, j0, above, list, aside);
 }
 
 template <class Tile>

@@ -84,12 +84,12 @@ struct LaneRows {
         return number;
     }
 
-    // Calls body(bits, column, address) for the words of bits: `column` of the tile and `address` in
-    // shared memory of the element that is the first bit's, further ones side by side. All lanes of
-    // the warp; `storage` is the product's, and the product is done with it.
+    // Calls body(bits, column, address) for the words of bits, which it may change: `column` of the tile
+    // and `address` in shared memory of the element that is the first bit's, further ones side by side.
+    // All lanes of the warp; `storage` is the product's, and the product is done with it.
     template <class Body>
     __device__ __forceinline__ void each_word(const Tile& tile, typename Tile::Storage& storage,
-                                              Body body) const {
+                                              Body body) {
         float4* const warp = reinterpret_cast<float4*>(&storage) +
                              threadIdx.x / 32 * (Tile::WARP_ROWS * PITCH / 4);
         float4* const to = warp + Tile::lane() / 4 * (PITCH / 4) + lane();
@@ -97,7 +97,7 @@ struct LaneRows {
             ptx::shared_address(warp + (own() * 8 + Tile::lane() / 4) * (PITCH / 4));
 #pragma unroll
         for (int w = 0; w < WORDS; ++w) {
-            if (w > 0) __syncwarp();
+            __syncwarp();
 #pragma unroll
             for (int r = 0; r < Tile::ROWS; ++r)
 #pragma unroll

@@ -55,6 +55,12 @@ __device__ __forceinline__ unsigned shuffle(unsigned value, unsigned from) {
     return other;
 }
 
+__device__ __forceinline__ unsigned long long shuffle(unsigned long long value, unsigned from) {
+    const unsigned low = shuffle(static_cast<unsigned>(value), from);
+    const unsigned high = shuffle(static_cast<unsigned>(value >> 32), from);
+    return static_cast<unsigned long long>(high) << 32 | low;
+}
+
 __device__ __forceinline__ float shuffle(float value, unsigned from) {
     return __uint_as_float(shuffle(__float_as_uint(value), from));
 }
