@@ -639,7 +639,8 @@ struct Taken {
 #pragma unroll 1
             for (; others < end; ++others) {
                 const longlong2 two = *others;
-                place += (two.x > word ? 1 : 0) + (two.y > word ? 1 : 0);
+                ptx::count_above(place, two.x, word);
+                ptx::count_above(place, two.y, word);
             }
             if (place == left) own.least = word;
         }

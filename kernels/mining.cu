@@ -275,28 +275,32 @@ __device__ __forceinline__ void store_sample(Tile& tile, const Pairs& pairs, uns
     constexpr unsigned APART = Tile::SIDE / Tile::COLUMNS / Tile::PARTS;
     poison_rows(tile, i0, pairs.rows, aside.poison);
     mark(tile, Negatives<Tile>(tile, pairs, i0, j0, aside.positive));
-    const long long width = sample.taken * Tile::SIDE;
-    const long long start =
-        place / sample.taken * Tile::SIDE * width + place % sample.taken * Tile::SIDE;
+    const unsigned width = sample.taken * Tile::SIDE;
+    const unsigned long long first =
+        static_cast<unsigned long long>(place / sample.taken * Tile::SIDE + Tile::row(0)) * width +
+        place % sample.taken * Tile::SIDE;
     const unsigned column = Tile::column(0), four = column / 4;
-    const unsigned top = four / (APART * Tile::COLUMNS / 4) * APART + four % APART;
+    float* const to = values + first + column;
+    float* const fours = tops + first / 4 + four;
+    float* const rows = tops + first / Tile::COLUMNS +
+                        four / (APART * Tile::COLUMNS / 4) * APART + four % APART;
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r) {
-        const long long line = start + Tile::row(r) * width;
-        float* const to = values + line + column;
+        const auto below = [&](unsigned pitch) {
+            return static_cast<unsigned long long>(Tile::row(r) - Tile::row(0)) * pitch;
+        };
+        const auto aside = [&](int c) { return Tile::column(c) - static_cast<int>(column); };
 #pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; c += 4) {
-            *reinterpret_cast<float4*>(to + (Tile::column(c) - static_cast<int>(column))) =
+        for (int c = 0; c < Tile::COLUMNS; c += 4)
+            *reinterpret_cast<float4*>(to + below(width) + aside(c)) =
                 make_float4(tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3));
-        }
         if (!tops) continue;
         if (by_fours) {
 #pragma unroll
             for (int c = 0; c < Tile::COLUMNS; c += 4)
-                tops[line / 4 + four + (Tile::column(c) - static_cast<int>(column)) / 4] =
-                    four_top(tile, r, c);
+                (fours + below(width / 4))[aside(c) / 4] = four_top(tile, r, c);
         } else {
-            tops[line / Tile::COLUMNS + top] = row_top(tile, r);
+            rows[below(width / Tile::COLUMNS)] = row_top(tile, r);
         }
     }
 }

@@ -15,7 +15,14 @@ __device__ __forceinline__ void count_from(unsigned& count, const unsigned (&bit
         : "r"(bits[0]), "r"(bits[1]), "r"(bits[2]), "r"(bits[3]), "f"(least));
 }
 
-// Stores those, as pairs of `low` minus their number and their bits, one after the other from an address
+// Adds 1 where a number is above another.
+__device__ __forceinline__ void count_above(unsigned& count, long long number, long long other) {
+    asm("{\n\t.reg .pred p;\n\tsetp.gt.s64 p, %1, %2;\n\t@p add.u32 %0, %0, 1;\n\t}"
+        : "+r"(count)
+        : "l"(number), "l"(other));
+}
+
+// Stores those of four that are not below `least`, as pairs of `low` minus their number and their bits, one after the other from an address
 // of global memory on.
 __device__ __forceinline__ void append_from(unsigned long long to, const unsigned (&bits)[4],
                                             float least, unsigned low) {
