@@ -93,9 +93,4 @@ __device__ __forceinline__ void move_above(unsigned long long to, unsigned numbe
         : "memory");
 }
 
-// The address that instructions on global memory take.
-__device__ __forceinline__ unsigned long long global_address(const void* pointer) {
-    return __cvta_generic_to_global(pointer);
-}
-
 }  // namespace ptx

@@ -8,12 +8,18 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
     return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-// Starts a copy of 16 bytes, both sides aligned to 16: the first `valid` bytes are read, the rest
-// are zeros.
-__device__ __forceinline__ void copy16(unsigned to, const void* from, unsigned valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+// The address that instructions on global memory take.
+__device__ __forceinline__ unsigned long long global_address(const void* pointer) {
+    return __cvta_generic_to_global(pointer);
+}
+
+// Starts a copy of 16 bytes, both sides aligned to 16, from global to shared memory, OFFSET bytes behind
+// an address: the first `valid` bytes are read, the rest are zeros.
+template <int OFFSET>
+__device__ __forceinline__ void copy16(unsigned to, unsigned long long from, unsigned valid) {
+    asm volatile("cp.async.cg.shared.global [%0 + %3], [%1], 16, %2;"
                  :
-                 : "r"(to), "l"(__cvta_generic_to_global(from)), "r"(valid)
+                 : "r"(to), "l"(from), "r"(valid), "n"(OFFSET)
                  : "memory");
 }
 

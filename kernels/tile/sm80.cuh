@@ -4,7 +4,7 @@
 // Computes a tile of C[i, j] = sum over k of A[i, k] B[j, k], SIDE x SIDE elements by DOWN x ACROSS
 // warps. Slices of 32 along k go to shared memory by cp.async, three stages: two are on their way
 // while one is multiplied. Operands must be aligned to 16 bytes in every row (the host sees to it);
-// tails of rows and of k are zeros that the copies fill in.
+// tails of k are zeros that the copies fill in.
 //
 // f32 operands come as pairs of f16 matrices, element = high + low / 2048. Their product is that of
 // three along one sum: low high + high low, divided by 2048, then high high on top: the same loop,
@@ -148,11 +148,14 @@ struct Sm80 {
         // Lines between the two chunks.
         static constexpr int APART = (LAYOUT == Layout::DEPTH ? SIDE : DEPTH) / 2;
 
-        const char* from;  // the first chunk; beyond the operand nothing is read there
-        unsigned valid;    // DEPTH: bits 4 and 5, whether the chunks' rows exist; SIDE: bytes
+        // Addresses of global memory. DEPTH: of rows that exist, the last one instead of those beyond
+        // it, whose products nobody looks at; SIDE: of the first chunk, beyond the operand nothing is
+        // read there.
+        unsigned long long from, second;
+        unsigned to;     // where the first chunk goes in a slice
+        unsigned valid;  // SIDE: bytes
 
-        // `me`: the thread's index. Like `first` it is made anew every time, not kept in registers
-        // that the tile needs.
+        // `first` is made anew every time, not kept in a register that the tile needs.
         __device__ __forceinline__ void start(const Operand& operand, unsigned first,
                                               unsigned count, unsigned k, bool low) {
             const unsigned me = ptx::opaque(threadIdx.x);
@@ -160,37 +163,38 @@ struct Sm80 {
             const char* data = static_cast<const char*>(operand.data);
             if (low) data += operand.low * 2;
             first = ptx::opaque(first);
+            to = place<LAYOUT, IS_B>(line, chunk);
             if (LAYOUT == Layout::DEPTH) {
-                const unsigned i = first + line;
-                valid = (i < count ? 16 : 0) | (i + APART < count ? 32 : 0);
-                from = data + (i * operand.stride + k + chunk * CHUNK) * 2;
+                const unsigned i = first + line, j = i + APART;
+                data += (k + chunk * CHUNK) * 2;
+                from = ptx::global_address(data + min(i, count - 1) * operand.stride * 2);
+                second = ptx::global_address(data + min(j, count - 1) * operand.stride * 2);
             } else {
                 const unsigned i = first + chunk * CHUNK;
                 valid = i < count ? min(count - i, CHUNK) * 2 : 0;
-                from = data + ((k + line) * operand.stride + i) * 2;
+                from = ptx::global_address(data + ((k + line) * operand.stride + i) * 2);
             }
         }
 
-        __device__ __forceinline__ void load(const Operand& operand, unsigned me, unsigned to,
-                                             unsigned k, unsigned k_end) {
-            const unsigned line = me / LINE_CHUNKS, chunk = me % LINE_CHUNKS;
-            const long long second = APART * operand.stride * 2;
-            to += place<LAYOUT, IS_B>(line, chunk);
+        __device__ __forceinline__ void load(const Operand& operand, unsigned slice, unsigned k,
+                                             unsigned k_end) {
             constexpr unsigned OTHER = APART * LINE_CHUNKS * 16;
             if (LAYOUT == Layout::DEPTH) {
                 unsigned bytes = 16;
                 if (k + DEPTH > k_end) {
-                    const unsigned at = k + chunk * CHUNK;
+                    const unsigned at = k + threadIdx.x % LINE_CHUNKS * CHUNK;
                     bytes = at < k_end ? min(k_end - at, CHUNK) * 2 : 0;
                 }
-                ptx::copy16(to, from, valid & 16 ? bytes : 0);
-                ptx::copy16(to + OTHER, from + second, valid & 32 ? bytes : 0);
-                from += DEPTH * 2;
+                ptx::copy16<0>(slice + to, from, bytes);
+                ptx::copy16<OTHER>(slice + to, second, bytes);
+                from += DEPTH * 2, second += DEPTH * 2;
             } else {
+                const unsigned line = threadIdx.x / LINE_CHUNKS;
+                const long long apart = APART * operand.stride * 2;
                 const unsigned left = k_end - k;  // at least 1
-                ptx::copy16(to, from, line < left ? valid : 0);
-                ptx::copy16(to + OTHER, from + second, line + APART < left ? valid : 0);
-                from += second * 2;
+                ptx::copy16<0>(slice + to, from, line < left ? valid : 0);
+                ptx::copy16<OTHER>(slice + to, from + apart, line + APART < left ? valid : 0);
+                from += apart * 2;
             }
         }
     };
@@ -216,9 +220,8 @@ struct Sm80 {
         int load_round = first_round;
         const auto load = [&](unsigned to) {
             if (load_round < 3) {
-                const unsigned me = ptx::opaque(threadIdx.x);
-                from_a.load(a, me, to, load_k, k_end);
-                from_b.load(b, me, to + BYTES, load_k, k_end);
+                from_a.load(a, to, load_k, k_end);
+                from_b.load(b, to + BYTES, load_k, k_end);
                 load_k += DEPTH;
                 if (load_k >= k_end) {
                     load_k = k_begin;
