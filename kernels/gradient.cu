@@ -106,7 +106,6 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
     __shared__ typename Tile::Storage storage;
     static_assert(sizeof(Scratch<Tile>) <= sizeof(storage), "used one after the other");
     Scratch<Tile>& scratch = reinterpret_cast<Scratch<Tile>&>(storage);
-    const float scale2 = *scale * LOG2E;
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
     const unsigned i0 = first_row + blockIdx.x / across * Tile::SIDE;
     const unsigned j0 = blockIdx.x % across * Tile::SIDE;
@@ -145,8 +144,10 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
             if (plain || cells.negative.get(r, c)) top = fmaxf(top, similarity);
         }
     top = block_maximum<Tile::THREADS>(top, scratch.maxima[0]);
+    if (threadIdx.x == 0) sums.maximum[blockIdx.x] = top;
     // Without a negative any reference will do.
     const float reference = top == -INFINITE ? 0.0f : top;
+    const float scale2 = *ptx::opaque(scale) * LOG2E;
     float sum = 0.0f, moment = 0.0f;
     if (!surely_finite(tile)) {
 #pragma unroll
@@ -173,7 +174,6 @@ __device__ __forceinline__ void exponentials(const Operand& x, const Operand& y,
         });
     if (threadIdx.x == 0) {
         panel.levels[blockIdx.x] = Level{reference, exponent};
-        sums.maximum[blockIdx.x] = top;
         sums.sum[blockIdx.x] = all.x;
         sums.moment[blockIdx.x] = all.y;
     }

@@ -14,7 +14,16 @@ __device__ __forceinline__ unsigned long long global_address(const void* pointer
 }
 
 // Starts a copy of 16 bytes, both sides aligned to 16, from global to shared memory, OFFSET bytes behind
-// an address: the first `valid` bytes are read, the rest are zeros.
+// an address.
+template <int OFFSET>
+__device__ __forceinline__ void copy16(unsigned to, unsigned long long from) {
+    asm volatile("cp.async.cg.shared.global [%0 + %2], [%1], 16;"
+                 :
+                 : "r"(to), "l"(from), "n"(OFFSET)
+                 : "memory");
+}
+
+// The first `valid` bytes are read, the rest are zeros.
 template <int OFFSET>
 __device__ __forceinline__ void copy16(unsigned to, unsigned long long from, unsigned valid) {
     asm volatile("cp.async.cg.shared.global [%0 + %3], [%1], 16, %2;"

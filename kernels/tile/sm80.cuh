@@ -11,8 +11,7 @@
 // three times as long. What is left out, low low, is 2^-22 of the element's product.
 //
 // Shared memory of a stage and operand, 16-byte chunks c:
-//   Layout::DEPTH: [row][32 of k], 64 bytes a row, chunk c of row r at c ^ (r / 2) % 4 for A
-//                  and c ^ (r / 4) % 4 for B;
+//   Layout::DEPTH: [row][32 of k], 64 bytes a row, chunk c of row r at c ^ (r / 2 ^ r / 8) % 4;
 //   Layout::SIDE:  [32 of k][SIDE], chunk c of row k at c ^ k % 8, or at c ^ (k / 2) % 4 where a row
 //                  is 64 bytes.
 // The eight rows that a matrix of ldmatrix reads then lie on all 32 banks, and so do the chunks that
@@ -99,7 +98,7 @@ struct Sm80 {
     static_assert(WARP_ROWS % 16 == 0 && WARP_COLUMNS % 16 == 0, "whole fragments");
     static_assert(THREADS * 2 * CHUNK == SIDE * DEPTH, "two chunks a thread and operand");
 
-    struct alignas(16) Storage {
+    struct alignas(64) Storage {
         unsigned char stage[STAGES][2][BYTES];
     };
 
@@ -132,21 +131,23 @@ struct Sm80 {
         for (int mask = 1; mask < 4; mask *= 2) combine(mask);
     }
 
-    // Where a chunk lies in an operand's slice: `line` is a row of DEPTH, or a k of SIDE.
-    template <Layout LAYOUT, bool IS_B>
+    // Where a chunk lies in an operand's slice: `line` is a row of DEPTH, or a k of SIDE. Of DEPTH the
+    // eight rows that are read at a time are side by side (A), or pairs with a pair between (B).
+    template <Layout LAYOUT>
     __device__ __forceinline__ static unsigned place(int line, int chunk) {
         constexpr int LINE = (LAYOUT == Layout::DEPTH ? DEPTH : SIDE) * 2;
         const int twist = LINE > 64 ? line & 7
-                                    : line >> (LAYOUT == Layout::DEPTH && IS_B ? 2 : 1) & 3;
+                                    : (line >> 1 ^ (LAYOUT == Layout::DEPTH ? line >> 3 : 0)) & 3;
         return line * LINE + (chunk ^ twist) * 16;
     }
 
     // A thread's part of an operand on its way to shared memory: two chunks a slice.
-    template <Layout LAYOUT, bool IS_B>
+    template <Layout LAYOUT>
     struct Source {
         static constexpr int LINE_CHUNKS = (LAYOUT == Layout::DEPTH ? DEPTH : SIDE) / CHUNK;
-        // Lines between the two chunks.
+        // Lines between the two chunks, and bytes in shared memory.
         static constexpr int APART = (LAYOUT == Layout::DEPTH ? SIDE : DEPTH) / 2;
+        static constexpr int OTHER = APART * LINE_CHUNKS * 16;
 
         // Addresses of global memory. DEPTH: of rows that exist, the last one instead of those beyond
         // it, whose products nobody looks at; SIDE: of the first chunk, beyond the operand nothing is
@@ -163,7 +164,7 @@ struct Sm80 {
             const char* data = static_cast<const char*>(operand.data);
             if (low) data += operand.low * 2;
             first = ptx::opaque(first);
-            to = place<LAYOUT, IS_B>(line, chunk);
+            to = place<LAYOUT>(threadIdx.x / LINE_CHUNKS, threadIdx.x % LINE_CHUNKS);
             if (LAYOUT == Layout::DEPTH) {
                 const unsigned i = first + line, j = i + APART;
                 data += (k + chunk * CHUNK) * 2;
@@ -176,22 +177,23 @@ struct Sm80 {
             }
         }
 
-        __device__ __forceinline__ void load(const Operand& operand, unsigned slice, unsigned k,
-                                             unsigned k_end) {
-            constexpr unsigned OTHER = APART * LINE_CHUNKS * 16;
+        // The next slice: all of it, or where it lies across k_end, so many lines or bytes of a line.
+        __device__ __forceinline__ void load(const Operand& operand, unsigned slice) {
+            if (LAYOUT == Layout::SIDE) return load(operand, slice, DEPTH);
+            ptx::copy16<0>(slice + to, from);
+            ptx::copy16<OTHER>(slice + to, second);
+            from += DEPTH * 2, second += DEPTH * 2;
+        }
+        __device__ __forceinline__ void load(const Operand& operand, unsigned slice, unsigned left) {
             if (LAYOUT == Layout::DEPTH) {
-                unsigned bytes = 16;
-                if (k + DEPTH > k_end) {
-                    const unsigned at = k + threadIdx.x % LINE_CHUNKS * CHUNK;
-                    bytes = at < k_end ? min(k_end - at, CHUNK) * 2 : 0;
-                }
+                const unsigned at = threadIdx.x % LINE_CHUNKS * CHUNK;
+                const unsigned bytes = at < left ? min(left - at, CHUNK) * 2 : 0;
                 ptx::copy16<0>(slice + to, from, bytes);
                 ptx::copy16<OTHER>(slice + to, second, bytes);
                 from += DEPTH * 2, second += DEPTH * 2;
             } else {
                 const unsigned line = threadIdx.x / LINE_CHUNKS;
                 const long long apart = APART * operand.stride * 2;
-                const unsigned left = k_end - k;  // at least 1
                 ptx::copy16<0>(slice + to, from, line < left ? valid : 0);
                 ptx::copy16<OTHER>(slice + to, from + apart, line + APART < left ? valid : 0);
                 from += apart * 2;
@@ -212,17 +214,25 @@ struct Sm80 {
         const unsigned shared = ptx::shared_address(&storage);
         // Rounds of the sum: low high, high low, high high; the last alone without `low`.
         const int first_round = a.low ? 0 : 2;
-        Source<A, false> from_a;
-        Source<B, true> from_b;
+        Source<A> from_a;
+        Source<B> from_b;
         from_a.start(a, i0, rows, k_begin, first_round == 0);
         from_b.start(b, j0, columns, k_begin, false);
         unsigned load_k = k_begin;
         int load_round = first_round;
         const auto load = [&](unsigned to) {
             if (load_round < 3) {
-                from_a.load(a, to, load_k, k_end);
-                from_b.load(b, to + BYTES, load_k, k_end);
+                const unsigned left = k_end - load_k;
                 load_k += DEPTH;
+                if (load_k <= k_end) {
+                    from_a.load(a, to);
+                    from_b.load(b, to + BYTES);
+                } else {
+                    // What can be predicated instead of skipped is issued for every slice. This cannot.
+                    __syncwarp();
+                    from_a.load(a, to, left);
+                    from_b.load(b, to + BYTES, left);
+                }
                 if (load_k >= k_end) {
                     load_k = k_begin;
                     ++load_round;
@@ -302,12 +312,13 @@ private:
 #pragma unroll
             for (int m = 0; m < WARP_ROWS / 16; ++m) {
                 if (A == Layout::DEPTH) {
-                    // Fragments lie whole twists apart.
+                    // Fragments lie whole twists apart; steps two chunks, which are a bit of the
+                    // address.
                     const unsigned at =
-                        place<A, false>(warp_row() + q % 2 * 8 + line, step * 2 + q / 2);
-                    ptx::load_matrices(left[m], from + at + m * 16 * DEPTH * 2);
+                        (from + place<A>(warp_row() + q % 2 * 8 + line, q / 2)) ^ (step * 32);
+                    ptx::load_matrices(left[m], at + m * 16 * DEPTH * 2);
                 } else {
-                    const unsigned at = place<A, false>(step * 16 + q / 2 * 8 + line,
+                    const unsigned at = place<A>(step * 16 + q / 2 * 8 + line,
                                                         warp_row() / 8 + m * 2 + q % 2);
                     ptx::load_matrices_transposed(left[m], from + at);
                 }
@@ -317,10 +328,10 @@ private:
                 unsigned right[4];
                 if (B == Layout::DEPTH) {
                     const int j = warp_column() + line / 2 * 4 + q / 2 * 2 + line % 2;
-                    const unsigned at = place<B, true>(j, step * 2 + q % 2);
-                    ptx::load_matrices(right, from + BYTES + at + n * 8 * DEPTH * 2);
+                    const unsigned at = (from + place<B>(j, q % 2)) ^ (step * 32);
+                    ptx::load_matrices(right, at + BYTES + n * 8 * DEPTH * 2);
                 } else {
-                    const unsigned at = place<B, true>(step * 16 + q % 2 * 8 + line,
+                    const unsigned at = place<B>(step * 16 + q % 2 * 8 + line,
                                                        warp_column() / 8 + n + q / 2);
                     ptx::load_matrices_transposed(right, from + BYTES + at);
                 }
