@@ -11,7 +11,7 @@
 // three times as long. What is left out, low low, is 2^-22 of the element's product.
 //
 // Shared memory of a stage and operand, 16-byte chunks c:
-//   Layout::DEPTH: [row][32 of k], 64 bytes a row, chunk c of row r at c ^ (r / 2 ^ r / 8) % 4;
+//   Layout::DEPTH: [row][32 of k], 64 bytes a row, chunk c of row r at c ^ (r / 2 ^ r / 8 % 2) % 4;
 //   Layout::SIDE:  [32 of k][SIDE], chunk c of row k at c ^ k % 8, or at c ^ (k / 2) % 4 where a row
 //                  is 64 bytes.
 // The eight rows that a matrix of ldmatrix reads then lie on all 32 banks, and so do the chunks that
@@ -137,7 +137,7 @@ struct Sm80 {
     __device__ __forceinline__ static unsigned place(int line, int chunk) {
         constexpr int LINE = (LAYOUT == Layout::DEPTH ? DEPTH : SIDE) * 2;
         const int twist = LINE > 64 ? line & 7
-                                    : (line >> 1 ^ (LAYOUT == Layout::DEPTH ? line >> 3 : 0)) & 3;
+                                    : (line >> 1 ^ (LAYOUT == Layout::DEPTH ? line >> 3 & 1 : 0)) & 3;
         return line * LINE + (chunk ^ twist) * 16;
     }
 
