@@ -585,6 +585,9 @@ struct Taken {
         constexpr int STEP = rows::LANES, BYTES = STEP * sizeof(Word);
         const unsigned long long front = ptx::global_address(words);
         const unsigned moved = ptx::shared_address(&own.moved);
+        const unsigned few = ptx::shared_address(own.few), number = ptx::shared_address(&own.number);
+        // Hardly ever: of a row whose few have one key, `least` is known.
+        const bool settled = group.any(!open && length != 0);
         unsigned long long from = front + group.lane * sizeof(Word);
         int left = static_cast<int>(length - group.lane);
         const int longest = static_cast<int>(ptx::warp_max(length));
@@ -597,15 +600,24 @@ struct Taken {
             ptx::load_pair<3 * STEP, 3 * BYTES>(from, left, LEAST_KEY, some[3].low, some[3].key);
             // All have read these before one moves a word, which is no farther than they have read.
             group.sync();
+            if (settled) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                ptx::move_above(front, moved, some[i].low, some[i].key, last);
-                if (static_cast<unsigned>(some[i].key - first) >
-                    static_cast<unsigned>(last - first))
-                    continue;
-                if (left > i * STEP)
-                    set_aside(some[i], own, [&](rows::Half half) { move_to(words, own, half); });
+                for (int i = 0; i < 4; ++i) {
+                    ptx::move_above(front, moved, some[i].low, some[i].key, last);
+                    if (some[i].key <= last && some[i].key >= first && left > i * STEP)
+                        set_aside(some[i], own,
+                                  [&](rows::Half half) { move_to(words, own, half); });
+                }
+                continue;
             }
+            ptx::move_or_set_aside<0>(front, moved, few, number, some[0].low, some[0].key, last,
+                                      first, left);
+            ptx::move_or_set_aside<STEP>(front, moved, few, number, some[1].low, some[1].key, last,
+                                         first, left);
+            ptx::move_or_set_aside<2 * STEP>(front, moved, few, number, some[2].low, some[2].key,
+                                             last, first, left);
+            ptx::move_or_set_aside<3 * STEP>(front, moved, few, number, some[3].low, some[3].key,
+                                             last, first, left);
         }
     }
     __device__ __forceinline__ static void move_to(Word* words, SelectScratch& own,

@@ -136,11 +136,13 @@ struct Sample {
     unsigned line;   // tiles of a line
     unsigned taken;  // and how many of them are taken
 
+    // The tile of a line that comes at this place among those taken.
+    __device__ __forceinline__ unsigned tile_of_line(unsigned place) const {
+        return (skip == 0 ? place : place + place / (skip - 1) + 1) * stride;
+    }
     // The tile that comes at this place.
     __device__ __forceinline__ unsigned tile(unsigned place) const {
-        const unsigned b = place % taken;
-        const unsigned multiple = skip == 0 ? b : b / (skip - 1) * skip + b % (skip - 1) + 1;
-        return place / taken * line + multiple * stride;
+        return place / taken * line + tile_of_line(place % taken);
     }
 };
 
@@ -251,10 +253,19 @@ __device__ __forceinline__ void each_tile(const Operand& x, const Operand& y, un
                                           const Sample& sample, unsigned tiles,
                                           typename Tile::Storage& storage, Body body) {
     const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
+    // Places of the block: lines, and tiles of them. Divisions cost as much as a row of the epilogue.
+    const unsigned lines = gridDim.x / sample.taken, on = gridDim.x % sample.taken;
+    unsigned line = blockIdx.x / sample.taken, of_line = blockIdx.x % sample.taken;
 #pragma unroll 1
     for (unsigned place = blockIdx.x; place < tiles; place += gridDim.x) {
-        const unsigned at = sample.tile(place);
-        const unsigned i0 = first_row + at / across * Tile::SIDE, j0 = at % across * Tile::SIDE;
+        unsigned row = line, column = sample.tile_of_line(of_line);
+        if (sample.line != across) {
+            const unsigned at = line * sample.line + column;
+            row = at / across, column = at % across;
+        }
+        line += lines, of_line += on;
+        if (of_line >= sample.taken) of_line -= sample.taken, ++line;
+        const unsigned i0 = first_row + row * Tile::SIDE, j0 = column * Tile::SIDE;
         Tile tile;
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(x, i0, pairs.rows, y, j0,
                                                              pairs.columns, 0, depth, storage);

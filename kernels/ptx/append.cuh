@@ -93,4 +93,22 @@ __device__ __forceinline__ void move_above(unsigned long long to, unsigned numbe
         : "memory");
 }
 
+// The same; and those that are not above `last`, but not below `first`, among the few at an address of
+// shared memory, which another word counts. If `left` is above NUMBER: others are not above `last`.
+template <int NUMBER>
+__device__ __forceinline__ void move_or_set_aside(unsigned long long to, unsigned number, unsigned few,
+                                                  unsigned few_number, unsigned low, int high,
+                                                  int last, int first, int left) {
+    asm volatile(
+        "{\n\t.reg .pred p, q;\n\t.reg .u32 n;\n\t.reg .u64 a;\n\tsetp.gt.s32 p|q, %5, %6;\n\t"
+        "@p atom.shared.add.u32 n, [%1], 1;\n\t@p mad.wide.u32 a, n, 8, %0;\n\t"
+        "@p st.global.v2.u32 [a], {%4, %5};\n\tsetp.ge.and.s32 q, %5, %7, q;\n\t"
+        "setp.gt.and.s32 q, %8, %9, q;\n\t@q atom.shared.add.u32 n, [%3], 1;\n\t"
+        "@q mad.lo.u32 n, n, 8, %2;\n\t@q st.shared.v2.u32 [n], {%4, %5};\n\t}"
+        :
+        : "l"(to), "r"(number), "r"(few), "r"(few_number), "r"(low), "r"(high), "r"(last),
+          "r"(first), "r"(left), "n"(NUMBER)
+        : "memory");
+}
+
 }  // namespace ptx
