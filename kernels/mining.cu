@@ -339,6 +339,13 @@ __device__ __forceinline__ void flags_of_rows(unsigned (&flags)[Tile::ROWS], con
     }
 }
 
+// The element of an array at an index, by one instruction.
+template <class Value>
+__device__ __forceinline__ Value* at(Value* values, unsigned index) {
+    return ptx::of_global<Value>(
+        ptx::element_address<sizeof(Value)>(ptx::global_address(values), index));
+}
+
 // Adds an element to a list, which may be full.
 __device__ __forceinline__ void add_to_list(unsigned* count, Word* words, unsigned capacity,
                                             float similarity, unsigned column) {
@@ -362,7 +369,7 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
     };
     if constexpr (!Tile::PARKS) {
         const unsigned row = list_row(LaneRows<Tile>::row());
-        const Cut* const cut = pairs.cuts + first_row + row;
+        const Cut* const cut = at(pairs.cuts + first_row, row);
         const float least = cut->similarity;
         unsigned flags[Tile::ROWS] = {};
         flags_of_rows(flags, tile, least);
@@ -371,7 +378,7 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
         const bool all = cut->key == 0;
         // The bits of a positive similarity are its key.
         const bool by_bits = least > 0.0f;
-        unsigned* const count = lists.counts + row;
+        unsigned* const count = at(lists.counts, row);
         unsigned long long to = 0;
         if (all) own.fill();
         if (!wanted(row)) own.clear();
@@ -379,7 +386,9 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
             const unsigned number = own.number();
             const unsigned first = number != 0 ? atomicAdd(count, number) : 0;
             if (first + number > lists.capacity) own.clear();
-            to = ptx::global_address(words_of(row) + first);
+            to = ptx::element_address(ptx::global_address(lists.words), row,
+                                      lists.capacity * sizeof(Word));
+            to = ptx::element_address<sizeof(Word)>(to, first);
         }
         own.each_word(tile, storage, [&](unsigned& bits, unsigned column, unsigned from) {
             if (by_bits) {
@@ -391,7 +400,8 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
                     const unsigned b = __ffs(bits) - 1;
                     const float similarity = ptx::shared_load(from + b * 4);
                     if (__float_as_uint(similarity) != NO_PAIR)
-                        add_to_list(count, words_of(row), lists.capacity, similarity, j0 + column + b);
+                        add_to_list(count, words_of(ptx::opaque(row)), lists.capacity, similarity,
+                                    j0 + column + b);
                 }
             }
         });
@@ -506,7 +516,7 @@ __device__ __forceinline__ void add_by_lanes(Tile& tile, typename Tile::Storage&
                                              const Aside& aside) {
     mark(tile, Negatives<Tile>(tile, pairs, i0, j0, aside.positive));
     const unsigned row = min(i0 + LaneRows<Tile>::row(), pairs.rows - 1);
-    const Cut* const cut = pairs.cuts + static_cast<long long>(row) * pairs.cut_stride;
+    const Cut* const cut = at(pairs.cuts, row * pairs.cut_stride);
     unsigned flags[Tile::ROWS] = {};
     flags_of_rows(flags, tile, cut->similarity);
     LaneRows<Tile> own(flags);

@@ -13,6 +13,29 @@ __device__ __forceinline__ unsigned long long global_address(const void* pointer
     return __cvta_generic_to_global(pointer);
 }
 
+// And back.
+template <class Value>
+__device__ __forceinline__ Value* of_global(unsigned long long address) {
+    return static_cast<Value*>(__cvta_global_to_generic(address));
+}
+
+// The address of one of the elements of SIZE bytes from an address on.
+template <int SIZE>
+__device__ __forceinline__ unsigned long long element_address(unsigned long long from,
+                                                              unsigned index) {
+    unsigned long long address;
+    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(address) : "r"(index), "n"(SIZE), "l"(from));
+    return address;
+}
+
+// Of elements of any size.
+__device__ __forceinline__ unsigned long long element_address(unsigned long long from,
+                                                              unsigned index, unsigned size) {
+    unsigned long long address;
+    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(address) : "r"(index), "r"(size), "l"(from));
+    return address;
+}
+
 // Starts a copy of 16 bytes, both sides aligned to 16, from global to shared memory, OFFSET bytes behind
 // an address.
 template <int OFFSET>
