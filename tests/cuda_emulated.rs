@@ -306,7 +306,7 @@ fn mining_of_the_matrix_costs_little_on_tensor_cores() {
     let (n, mining) = (16 * SIDE, Mining::Hardest(16 * SIDE));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, n, D), mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.02 && cost.warps <= 1.32 && cost.launches[1] <= 26);
+    assert!(cost.forward <= 1.10 && cost.warps <= 1.20 && cost.launches[1] <= 26);
 }
 
 #[test]
@@ -315,9 +315,9 @@ fn mining_of_rows_costs_little_on_tensor_cores() {
     let (n, mining) = (16 * SIDE, Mining::HardestPerRow(16));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, n, D), mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.08 && cost.warps <= 1.40 && cost.launches[1] <= 13);
+    assert!(cost.forward <= 1.08 && cost.warps <= 1.16 && cost.launches[1] <= 14);
     // By a list.
-    assert!(cost.products == [1.0, 0.0] && cost.backward <= 1.4);
+    assert!(cost.products == [1.0, 0.0] && cost.backward <= 1.55);
 }
 
 /// In fewer rows than columns: the pass without mining takes a little more of them.
@@ -327,8 +327,8 @@ fn mining_of_many_of_each_row_costs_little_on_tensor_cores() {
     let (size, mining) = ((4 * SIDE, 32 * SIDE, D), Mining::HardestPerRow(64));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, size, mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 0.92 && cost.warps <= 1.20 && cost.launches[1] <= 13);
-    assert!(cost.products == [1.0, 0.0] && cost.backward <= 2.4);
+    assert!(cost.forward <= 0.91 && cost.warps <= 0.98 && cost.launches[1] <= 14);
+    assert!(cost.products == [1.0, 0.0] && cost.backward <= 2.55);
 }
 
 /// Without a list to keep: a 32nd and a 16th of each row.
@@ -338,7 +338,7 @@ fn mining_of_a_share_of_each_row_costs_little_on_tensor_cores() {
     let (size, mining) = ((4 * SIDE, 32 * SIDE, D), Mining::HardestPerRow(256));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, size, mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.0 && cost.warps <= 1.25 && cost.launches[1] <= 12);
+    assert!(cost.forward <= 0.98 && cost.warps <= 1.10 && cost.launches[1] <= 13);
     assert!(cost.products == [1.0, 3.0] && cost.backward <= 2.95);
 }
 
