@@ -247,6 +247,19 @@ fn rows_of_many_columns_are_mined_exactly() {
     top_k_is_exact(&mut cuda, (&x, &y), size, &[1, 20, 300], Scope::Row);
 }
 
+/// More rows than are put in order at a time; and of very different lengths where the matrix is mined,
+/// since a few rows hold most of the hardest pairs.
+#[test]
+fn many_rows_are_mined_exactly() {
+    let Some(mut cuda) = Cuda::open("many_rows_are_mined_exactly") else { return };
+    let size @ (n, m, d) = (2100, 320, 3);
+    let mut random = Random::new(23);
+    let (mut x, y) = (random.whole(n * d, 40), random.whole(m * d, 40));
+    top_k_is_exact(&mut cuda, (&x, &y), size, &[1, 9], Scope::Row);
+    x.chunks_mut(d).step_by(7).for_each(|row| row.iter_mut().for_each(|value| *value *= 3.0));
+    top_k_is_exact(&mut cuda, (&x, &y), size, &[5000], Scope::Matrix);
+}
+
 /// 16 × 16 tiles: a sample, a seventh, the rest (the engine's own tests say so); also where a few rows and columns have all of the
 /// hardest pairs.
 #[test]
