@@ -26,9 +26,9 @@
 //! a threshold that the mined ones lie above in all likelihood. Few means at most a 32nd of all pairs,
 //! or candidates for at most half of each row, and 192 MiB of them (of some rows at a time, where each
 //! row is mined for itself). Of rows, that is up to about a fifth of the columns; counted in
-//! instructions of threads (bf16, d = 128, n = m), the forward pass then takes at most 1.14 of the one
-//! without mining up to a 32nd of each row, 1.20 for a 16th (1.11 for 1,024 of 16,384), 1.34 for
-//! an eighth, more beyond; in instructions of warps up to 1.25 for a 32nd, 1.35 for a 16th.
+//! instructions of threads (bf16, d = 128, n = m), the forward pass then takes at most 1.16 of the one
+//! without mining up to a 32nd of each row, 1.24 for a 16th (1.11 for 1,024 of 16,384), 1.34 for
+//! an eighth, more beyond; in instructions of warps up to 1.30 for a 32nd, 1.41 for a 16th.
 //!
 //! More pairs are told by a threshold, which costs passes of its own: one for the hardest of the whole
 //! matrix, four for those of each row. Loss and gradients then run as without mining.
