@@ -223,6 +223,8 @@ __device__ __forceinline__ float guess_cut(const Group& group, unsigned* counter
     return cut;
 }
 
+// A guess at the cut of each row, of which `slack` elements more than the rank will do, and the
+// sample's pairs up to there, into lists. Grid: ceil(rows / ROWS).
 constexpr int ROW_THREADS = 64;
 constexpr int ROWS = ROW_THREADS / rows::LANES;
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)

@@ -4,7 +4,6 @@
 // fullest row has.
 #pragma once
 
-#include "ptx/append.cuh"
 #include "ptx/copy.cuh"
 #include "ptx/shuffle.cuh"
 
@@ -15,9 +14,8 @@ namespace epilogue {
 template <class Tile>
 struct LaneRows {
     static constexpr int LANES = 4;  // of a row
-    static constexpr int GROUPS = Tile::COLUMNS / 4;
     static constexpr int WORDS = Tile::WARP_COLUMNS / 32;
-    static_assert(Tile::GROUP == 4 && 4 * GROUPS == Tile::COLUMNS, "columns come by fours");
+    static_assert(Tile::GROUP == 4, "columns come by fours");
     static_assert((Tile::ROWS == 4 && WORDS == 2) || (Tile::ROWS == 2 && WORDS == 1),
                   "a row for each lane, or for two");
     // Floats between rows of a warp in shared memory: two rows' fours lie on all banks.
@@ -40,7 +38,7 @@ struct LaneRows {
         return ptx::shuffle<LANES, Tile::ROWS == 4 ? R % 2 * 2 + R / 2 : R>(value);
     }
 
-    // A bit for each of the row's columns that the lane has, from column_of(0) on.
+    // A bit for each of the row's columns of the warp; of those that the lane has, where two have a row.
     unsigned bits[WORDS];
 
     // From the product's layout: byte g of flags[r] has, as its low four bits, those of the thread's

@@ -1,4 +1,5 @@
-// Room: PTX wrappers. Asynchronous copies from global to shared memory, past the registers.
+// Room: PTX wrappers. Addresses of memory; asynchronous copies from global to shared memory, past the
+// registers.
 #pragma once
 
 namespace ptx {

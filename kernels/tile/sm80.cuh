@@ -319,7 +319,7 @@ private:
                     ptx::load_matrices(left[m], at + m * 16 * DEPTH * 2);
                 } else {
                     const unsigned at = place<A>(step * 16 + q / 2 * 8 + line,
-                                                        warp_row() / 8 + m * 2 + q % 2);
+                                                 warp_row() / 8 + m * 2 + q % 2);
                     ptx::load_matrices_transposed(left[m], from + at);
                 }
             }
@@ -332,7 +332,7 @@ private:
                     ptx::load_matrices(right, at + BYTES + n * 8 * DEPTH * 2);
                 } else {
                     const unsigned at = place<B>(step * 16 + q % 2 * 8 + line,
-                                                       warp_column() / 8 + n + q / 2);
+                                                 warp_column() / 8 + n + q / 2);
                     ptx::load_matrices_transposed(right, from + BYTES + at);
                 }
 #pragma unroll

@@ -763,32 +763,53 @@ mod tests {
         shared.flat_map(|fours| (0..apart).map(move |at| part(fours, at))).collect()
     }
 
-    /// The cut that guess_rows (kernels/lists.cu) takes from the elements of a row.
+    /// The cut that guess_cut (kernels/lists.cu) takes from the elements of a row.
     fn guess(elements: &[f32], rank: usize) -> f32 {
-        let numbers = || elements.iter().copied().filter(|element| !element.is_nan());
-        let (least, most) =
-            (numbers().fold(f32::MAX, f32::min), numbers().fold(f32::MIN, f32::max));
-        let scale = (4.2949e9 / (most - least)).min(1e38);
-        let keys = || numbers().map(|element| ((element - least) * scale) as u32);
-        let (mut high, mut shift, mut above) = (u32::MAX, 25, 0);
-        loop {
-            let mut bins = [0; 128];
-            for key in keys().filter(|&key| key <= high && (high - key) >> shift < 128) {
-                bins[((high - key) >> shift) as usize] += 1;
+        const LAST: usize = 126;
+        // 2^23, from which on numbers are whole.
+        const WHOLE: f32 = 8_388_608.0;
+        let least = |part: &[f32]| part.iter().copied().fold(f32::INFINITY, f32::min);
+        let mut high = elements.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut low = least(&elements[..elements.len().min(32)]);
+        let (mut cut, mut whole, mut asks) = (f32::NEG_INFINITY, false, low >= high);
+        for _ in 0..5 {
+            if std::mem::take(&mut asks) {
+                (low, whole) = (least(elements), true);
             }
-            let mut bin = 0;
-            while above + bins[bin] < rank {
-                above += bins[bin];
-                bin += 1;
-            }
-            high -= (bin as u32) << shift;
-            if above + bins[bin] <= rank + row_slack(rank) || shift == 0 {
+            if low >= high {
                 break;
             }
-            shift -= shift.min(7);
+            let (range, scale) = (high - low, 1.0 / (high - low));
+            let mut bins = [0; LAST + 1];
+            for element in elements {
+                // NaN becomes 0 as a whole number.
+                let fraction = ((element - low) * scale).clamp(0.0, 1.0);
+                bins[LAST - (fraction.mul_add(LAST as f32, WHOLE) - WHOLE) as usize] += 1;
+            }
+            let mut found = 0;
+            let bin = bins.iter().position(|count| {
+                found += count;
+                found >= rank
+            });
+            let bin = bin.unwrap_or(LAST);
+            let edge = |beyond: f32| {
+                (((LAST - bin) as f32 + beyond) * (1.0 / LAST as f32)).mul_add(range, low)
+            };
+            let (below, above) = (edge(-0.51), edge(0.51));
+            if bin == LAST {
+                (asks, high) = (!whole, above);
+                continue;
+            }
+            cut = below;
+            if found <= rank + row_slack(rank) {
+                break;
+            }
+            low = below;
+            if bin != 0 {
+                high = above;
+            }
         }
-        let key = high - high.min((1 << shift) - 1);
-        (key as f32).mul_add((most - least) * (0.999_999 / 4.2949e9), least)
+        cut
     }
 
     #[test]
