@@ -147,6 +147,11 @@ __device__ __forceinline__ float least_of(float4 four) {
     return fminf(fminf(four.x, four.y), fminf(four.z, four.w));
 }
 
+// All that is not below this.
+__device__ __forceinline__ Cut cut_at(float similarity) {
+    return Cut{similarity, 0xffffffffu, 0xffffffffu, order_key(similarity)};
+}
+
 // Rows of a warp go together.
 using Group = rows::Group<true>;
 
@@ -154,6 +159,13 @@ using Group = rows::Group<true>;
 struct Elements {
     const float4* fours;
     unsigned number;
+
+    // Of a row that there is.
+    __device__ __forceinline__ Elements(const Guess& guess, unsigned row, bool exists) {
+        number = exists ? guess.width / 4 / guess.each : 0;
+        fours = reinterpret_cast<const float4*>(guess.each == 1 ? guess.values : guess.tops) +
+                static_cast<long long>(row) * number;
+    }
 
     template <class Body>
     __device__ __forceinline__ void each(const Group& group, Body body) const {
@@ -238,11 +250,7 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     const unsigned quads = exists ? guess.width / 4 : 0;
     const float4* values =
         reinterpret_cast<const float4*>(guess.values) + static_cast<long long>(row) * quads;
-    const unsigned end = quads / guess.each;
-    Elements elements{values, end};
-    if (guess.each != 1)
-        elements.fours =
-            reinterpret_cast<const float4*>(guess.tops) + static_cast<long long>(row) * end;
+    const Elements elements(guess, row, exists);
     const float cut =
         guess_cut(group, counters, elements, guess.rank, guess.rank + slack);
     const bool all = cut == -INFINITE;
@@ -317,7 +325,52 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     group.sync();
     if (group.lane != 0 || !exists) return;
     lists.counts[row] = counters[0];
-    cuts[first_row + row] = all ? no_cut() : Cut{cut, 0xffffffffu, 0xffffffffu, order_key(cut)};
+    cuts[first_row + row] = all ? no_cut() : cut_at(cut);
+}
+
+// Of the rows whose lists have fewer than k pairs above a guessed cut: cuts from another guess, and
+// empty lists; and which rows they are. Lists that no guess will fill are left overflown. The more pairs
+// are missing, the larger the guess's rank: hard pairs lie where the sample is.
+// Grid: ceil(rows / ROW_THREADS); a warp looks at as many rows as it has lanes, and guesses for a few at
+// a time.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
+    guess_again(Guess guess, unsigned slack, unsigned k, unsigned first_row, unsigned count,
+                RowLists lists, Cut* cuts, Again again) {
+    __shared__ __align__(16) unsigned shared[ROWS][rows::BINS_APART];
+    const unsigned own = blockIdx.x * ROW_THREADS + threadIdx.x;
+    bool is_wrong = own < count && lists.counts[own] < k;
+    if (is_wrong) is_wrong = cuts[first_row + own].key != 0;
+    unsigned left = ptx::ballot(is_wrong, 0xffffffff);
+    const Group group;
+    const unsigned turn = threadIdx.x % 32 / rows::LANES;
+#pragma unroll 1
+    for (; left != 0; left &= left - 1) {
+        // Each row of the warp's has its turn, and the lanes of a row take every so many-th.
+        unsigned some = left;
+#pragma unroll 1
+        for (unsigned i = 0; i < turn; ++i) some &= some - 1;
+        const bool exists = some != 0;
+        const unsigned row = own - threadIdx.x % 32 + __ffs(some | 1u << 31) - 1;
+        const unsigned found = exists ? lists.counts[row] : 0;
+        const Elements elements(guess, row, exists);
+        const unsigned number = elements.number * 4;
+        const float times = static_cast<float>(k) / static_cast<float>(found + 1);
+        const float most = static_cast<float>(number - number / 16);
+        const unsigned rank =
+            static_cast<unsigned>(fminf(static_cast<float>(guess.rank) * times, most));
+        const float cut =
+            guess_cut(group, shared[threadIdx.x / rows::LANES], elements, rank, rank + slack);
+        if (exists && group.lane == 0) {
+            const bool none = cut == -INFINITE;
+            lists.counts[row] = none ? 0xffffffffu : 0;
+            if (!none) {
+                cuts[first_row + row] = cut_at(cut);
+                again.rows[atomicAdd(again.number, 1u)] = first_row + row;
+            }
+        }
+#pragma unroll 1
+        for (unsigned i = 1; i < 32 / rows::LANES && left != 0; ++i) left &= left - 1;
+    }
 }
 
 constexpr int SEARCH_THREADS = 1024;

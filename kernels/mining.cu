@@ -8,7 +8,8 @@
 // sample:  the similarities of some tiles, all of them.
 // collect, collect_rows:  the negatives of some tiles that a cut includes, into one list, or each
 //     row's into its own, in no particular order.
-// repeat_rows:  the k hardest of the rows whose lists have lost pairs.
+// collect_again: the same for some rows, all tiles of theirs: those whose guess proved too high.
+// repeat_rows:  the k hardest of the rows whose lists have lost pairs for all that.
 // All but the last three tell on the way what `stats` would have told of these tiles besides.
 //
 // Grid: x = row tiles x column tiles, the column tile running fastest; of those, the samplers and
@@ -207,13 +208,16 @@ __device__ __forceinline__ float row_top(const Tile& tile, int r) {
 
 // Marks the pairs that are not negative.
 template <class Tile>
-__device__ __forceinline__ void mark(Tile& tile, const Negatives<Tile>& negatives) {
-    if (negatives.all) return;
+__device__ __forceinline__ void mark(Tile& tile, const Cells<Tile>& cells) {
 #pragma unroll
     for (int r = 0; r < Tile::ROWS; ++r)
 #pragma unroll
         for (int c = 0; c < Tile::COLUMNS; ++c)
-            if (!negatives.cells.negative.get(r, c)) tile.put(r, c, __uint_as_float(NO_PAIR));
+            if (!cells.negative.get(r, c)) tile.put(r, c, __uint_as_float(NO_PAIR));
+}
+template <class Tile>
+__device__ __forceinline__ void mark(Tile& tile, const Negatives<Tile>& negatives) {
+    if (!negatives.all) mark(tile, negatives.cells);
 }
 
 // Four elements of a row, side by side.
@@ -353,23 +357,19 @@ __device__ __forceinline__ void add_to_list(unsigned* count, Word* words, unsign
     if (to < capacity) words[to] = word_of(signed_key(order_key(similarity)), ~column);
 }
 
-// Adds the negatives of a tile that are not below their rows' cuts to the rows' lists; of those rows
-// that wanted(row) holds for. Rows are counted from the lists' first, `first_row`.
-template <class Tile, class Wanted>
-__device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& storage,
-                                            const Pairs& pairs, unsigned i0, unsigned j0,
-                                            unsigned first_row, const RowLists& lists,
-                                            const Aside& aside, Wanted wanted) {
-    poison_rows(tile, i0, pairs.rows, aside.poison);
-    mark(tile, Negatives<Tile>(tile, pairs, i0, j0, aside.positive));
-    // Of rows beyond the matrix no element is a pair.
-    const auto list_row = [&](unsigned r) { return min(i0 + r, pairs.rows - 1) - first_row; };
+// Adds the pairs of a tile, the others being marked, that are not below their rows' cuts to the rows'
+// lists; of those rows that wanted(row) holds for. Rows are counted from the lists' first; `cuts` are
+// from there on, and list_row(r) is the tile's r-th.
+template <class Tile, class ListRow, class Wanted>
+__device__ __forceinline__ void add_to_rows(const Tile& tile, typename Tile::Storage& storage,
+                                            unsigned j0, const Cut* cuts, const RowLists& lists,
+                                            ListRow list_row, Wanted wanted) {
     const auto words_of = [&](unsigned row) {
         return lists.words + static_cast<long long>(row) * lists.capacity;
     };
     if constexpr (!Tile::PARKS) {
         const unsigned row = list_row(LaneRows<Tile>::row());
-        const Cut* const cut = at(pairs.cuts + first_row, row);
+        const Cut* const cut = at(cuts, row);
         const float least = cut->similarity;
         unsigned flags[Tile::ROWS] = {};
         flags_of_rows(flags, tile, least);
@@ -411,7 +411,7 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
         for (int r = 0; r < Tile::ROWS; ++r) {
             const unsigned row = list_row(Tile::row(r));
             if (!wanted(row)) continue;
-            const Cut* const cut = pairs.cuts + first_row + row;
+            const Cut* const cut = cuts + row;
             const float least = cut->similarity;
             // Fours with one above the cut.
             unsigned found = 0;
@@ -433,6 +433,19 @@ __device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& 
     }
 }
 
+// The same of a tile of rows side by side.
+template <class Tile, class Wanted>
+__device__ __forceinline__ void add_to_rows(Tile& tile, typename Tile::Storage& storage,
+                                            const Pairs& pairs, unsigned i0, unsigned j0,
+                                            unsigned first_row, const RowLists& lists,
+                                            const Aside& aside, Wanted wanted) {
+    poison_rows(tile, i0, pairs.rows, aside.poison);
+    mark(tile, Negatives<Tile>(tile, pairs, i0, j0, aside.positive));
+    // Of rows beyond the matrix no element is a pair.
+    const auto list_row = [&](unsigned r) { return min(i0 + r, pairs.rows - 1) - first_row; };
+    add_to_rows(tile, storage, j0, pairs.cuts + first_row, lists, list_row, wanted);
+}
+
 template <class Tile>
 __device__ __forceinline__ void collect_rows(const Operand& x, const Operand& y, unsigned depth,
                                              const Pairs& pairs, unsigned first_row,
@@ -444,6 +457,36 @@ __device__ __forceinline__ void collect_rows(const Operand& x, const Operand& y,
                         add_to_rows(tile, storage, pairs, i0, j0, first_row, lists, aside,
                                     [](unsigned) { return true; });
                     });
+}
+
+template <class Tile>
+__device__ __forceinline__ void collect_again(const Operand& x, const Operand& y, unsigned depth,
+                                              const Pairs& pairs, unsigned first_row,
+                                              const Again& again, const RowLists& lists) {
+    __shared__ typename Tile::Storage storage;
+    const unsigned number = *again.number;
+    // Where guesses are wrong of many rows, another is no better.
+    if (number == 0 || number > again.most) return;
+    const tile::SomeRows rows{again.rows, number};
+    const tile::Picked some(x, rows);
+    const unsigned across = (pairs.columns + Tile::SIDE - 1) / Tile::SIDE;
+    const unsigned tiles = (number + Tile::SIDE - 1) / Tile::SIDE * across;
+#pragma unroll 1
+    for (unsigned place = blockIdx.x; place < tiles; place += gridDim.x) {
+        const unsigned i0 = place / across * Tile::SIDE, j0 = place % across * Tile::SIDE;
+        Tile tile;
+        tile.template multiply<Layout::DEPTH, Layout::DEPTH>(some, i0, number, y, j0, pairs.columns,
+                                                             0, depth, storage);
+        Cells<Tile> cells;
+        cells.classify(pairs, i0, j0, rows);
+        mark(tile, cells);
+        // Of places beyond the last row no element is a pair.
+        add_to_rows(
+            tile, storage, j0, pairs.cuts + first_row, lists,
+            [&](unsigned r) { return rows.row(i0 + r) - first_row; },
+            [](unsigned) { return true; });
+        __syncthreads();
+    }
 }
 
 template <class Tile>
@@ -658,6 +701,7 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
 //     four (by_fours) or COLUMNS of them, no number where there is no pair; may be null.
 // collect: gate: nothing is done where it is 0; may be null. above.count and list: added to.
 // collect_rows: a cut for each row.
+// collect_again: the rows that guess_again (lists.cu) names; lists and cuts are theirs.
 // repeat_rows: a row has lost pairs where its list has overflown, or has fewer than k for all that a
 //     cut was guessed. Then all that are not below the k-th, and no more than the capacity: at
 //     least k + SIDE. lost: as many words as there are rows. Blocks: the row tiles.
@@ -708,3 +752,15 @@ MINING(simt128, tile::Large, 2)
 MINING(simt32, tile::Small, 8)
 MINING_SM80(sm80_f16, tile::Half)
 MINING_SM80(sm80_bf16, tile::Brain)
+
+// Small tiles whatever the size: the rows are few.
+#define AGAIN(NAME, TILE)                                                              \
+    extern "C" __global__ void __launch_bounds__(TILE::THREADS, 8) collect_again_##NAME( \
+        Operand x, Operand y, unsigned depth, Pairs pairs, unsigned first_row,         \
+        Again again, RowLists lists) {                                                 \
+        collect_again<TILE>(x, y, depth, pairs, first_row, again, lists);              \
+    }
+
+AGAIN(simt32, tile::Small)
+AGAIN(sm80_f16_32, sm80_f16_Small)
+AGAIN(sm80_bf16_32, sm80_bf16_Small)

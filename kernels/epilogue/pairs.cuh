@@ -194,6 +194,13 @@ struct MinedRow {
     }
 };
 
+// The rows of the matrix, where they lie.
+struct AllRows {
+    unsigned number;
+
+    __device__ __forceinline__ static unsigned row(unsigned place) { return place; }
+};
+
 // The thread's part of the tile at (i0, j0), pair by pair.
 template <class Tile>
 struct Cells {
@@ -201,14 +208,22 @@ struct Cells {
     Bits<Tile> positive;
 
     __device__ __forceinline__ void classify(const Pairs& pairs, unsigned i0, unsigned j0) {
+        if (all_positive<Tile>(pairs, i0, j0)) {
+            negative.clear();
+            positive.fill();
+            return;
+        }
+        classify(pairs, i0, j0, AllRows{pairs.rows});
+    }
+
+    // The same of rows that lie where rows.row(place) says: AllRows, or tile::SomeRows.
+    template <class Rows>
+    __device__ __forceinline__ void classify(const Pairs& pairs, unsigned i0, unsigned j0,
+                                             const Rows& rows) {
         static_assert(Tile::GROUP == 4, "four columns side by side");
         const unsigned flags = pairs.flags;
         negative.clear();
         positive.clear();
-        if (all_positive<Tile>(pairs, i0, j0)) {
-            positive.fill();
-            return;
-        }
 // Four columns at a time, all rows of theirs: the keys of more would cost the registers that the tile
 // is in.
 #pragma unroll 1
@@ -227,8 +242,9 @@ struct Cells {
             }
 #pragma unroll
             for (int r = 0; r < Tile::ROWS; ++r) {
-                const unsigned row = i0 + Tile::row(r);
-                if (row >= pairs.rows) continue;
+                const unsigned place = i0 + Tile::row(r);
+                if (place >= rows.number) continue;
+                const unsigned row = rows.row(place);
                 unsigned matches = 0, excluded = 0;
                 if (flags & LABELED) matches = equal(labels, pairs.row_labels[row]);
                 if (flags & INDEXED) matches = at(positive_column(pairs, row), j);

@@ -60,6 +60,14 @@ struct RowLists {
     unsigned capacity;
 };
 
+// The rows whose lists are to be filled once more, with their cuts lowered; of more than `most` no
+// list is. Twin of launch::Again.
+struct Again {
+    unsigned* number;  // 0 at first
+    unsigned* rows;    // as many as may be, in any order
+    unsigned most;
+};
+
 // Everything, NaN too.
 __device__ __forceinline__ Cut no_cut() {
     return Cut{similarity_of(0), 0xffffffffu, 0xffffffffu, 0};

@@ -26,6 +26,29 @@ struct Operand {
     int aligned;       // whether data and every stride step are multiples of 16 bytes
     const float* factor;  // one a row, or null for 1; of DEPTH operands
     long long low;
+
+    // The row at a place of a tile's rows. Of DEPTH operands.
+    __device__ __forceinline__ static unsigned row(unsigned place) { return place; }
+};
+
+// Some rows, named by a table.
+struct SomeRows {
+    const unsigned* rows;
+    unsigned number;  // at least 1
+
+    // Beyond the last the last again.
+    __device__ __forceinline__ unsigned row(unsigned place) const {
+        return rows[min(place, number - 1)];
+    }
+};
+
+// An operand of which only some rows are wanted, as if these were all.
+struct Picked : Operand {
+    SomeRows some;
+
+    __device__ __forceinline__ Picked(const Operand& all, const SomeRows& some)
+        : Operand(all), some(some) {}
+    __device__ __forceinline__ unsigned row(unsigned place) const { return some.row(place); }
 };
 
 }  // namespace tile

@@ -93,7 +93,8 @@ struct Simt {
         }
 
         // `first` and `k` are the slice's corner; beyond `count` and `depth_end` are zeros.
-        __device__ __forceinline__ void load(const Operand& operand, unsigned first, unsigned count,
+        template <class Rows>
+        __device__ __forceinline__ void load(const Rows& operand, unsigned first, unsigned count,
                                              unsigned k, unsigned depth_end) {
             const unsigned i = ptx::opaque(first) + side();
             k += depth();
@@ -104,7 +105,7 @@ struct Simt {
             // One address, made anew for every piece: kept across the slices, the addresses of every
             // type and layout would cost the registers that the tile needs.
             k = ptx::opaque(k);
-            const long long offset = LAYOUT == Layout::DEPTH ? i * operand.stride + k
+            const long long offset = LAYOUT == Layout::DEPTH ? operand.row(i) * operand.stride + k
                                                              : k * operand.stride + i;
             const bool full = operand.type == F32;
             const char* from = static_cast<const char*>(operand.data) + (offset << (full ? 2 : 1));
@@ -162,9 +163,10 @@ struct Simt {
     };
 
     // The tile whose corner is (i0, j0) of C, `rows` x `columns` being all of C, summed over
-    // k_begin <= k < k_end. All threads of the block; shared memory may be used afterwards.
-    template <Layout A, Layout B>
-    __device__ __forceinline__ void multiply(const Operand& a, unsigned i0, unsigned rows,
+    // k_begin <= k < k_end. All threads of the block; shared memory may be used afterwards. Rows: an
+    // Operand, or Picked.
+    template <Layout A, Layout B, class Rows = Operand>
+    __device__ __forceinline__ void multiply(const Rows& a, unsigned i0, unsigned rows,
                                              const Operand& b, unsigned j0, unsigned columns,
                                              unsigned k_begin, unsigned k_end, Storage& storage) {
 #pragma unroll

@@ -157,8 +157,9 @@ struct Sm80 {
         unsigned valid;  // SIDE: bytes
 
         // `first` is made anew every time, not kept in a register that the tile needs.
-        __device__ __forceinline__ void start(const Operand& operand, unsigned first,
-                                              unsigned count, unsigned k, bool low) {
+        template <class Rows>
+        __device__ __forceinline__ void start(const Rows& operand, unsigned first, unsigned count,
+                                              unsigned k, bool low) {
             const unsigned me = ptx::opaque(threadIdx.x);
             const unsigned line = me / LINE_CHUNKS, chunk = me % LINE_CHUNKS;
             const char* data = static_cast<const char*>(operand.data);
@@ -168,8 +169,9 @@ struct Sm80 {
             if (LAYOUT == Layout::DEPTH) {
                 const unsigned i = first + line, j = i + APART;
                 data += (k + chunk * CHUNK) * 2;
-                from = ptx::global_address(data + min(i, count - 1) * operand.stride * 2);
-                second = ptx::global_address(data + min(j, count - 1) * operand.stride * 2);
+                from = ptx::global_address(data + operand.row(min(i, count - 1)) * operand.stride * 2);
+                second =
+                    ptx::global_address(data + operand.row(min(j, count - 1)) * operand.stride * 2);
             } else {
                 const unsigned i = first + chunk * CHUNK;
                 valid = i < count ? min(count - i, CHUNK) * 2 : 0;
@@ -203,9 +205,9 @@ struct Sm80 {
 
     // The tile whose corner is (i0, j0) of C, `rows` x `columns` being all of C, summed over
     // k_begin <= k < k_end, k_begin a multiple of DEPTH. All threads of the block; shared memory may
-    // be used afterwards.
-    template <Layout A, Layout B, class Steps = Plain>
-    __device__ __forceinline__ void multiply(const Operand& a, unsigned i0, unsigned rows,
+    // be used afterwards. Rows: an Operand, or Picked.
+    template <Layout A, Layout B, class Steps = Plain, class Rows = Operand>
+    __device__ __forceinline__ void multiply(const Rows& a, unsigned i0, unsigned rows,
                                              const Operand& b, unsigned j0, unsigned columns,
                                              unsigned k_begin, unsigned k_end, Storage& storage,
                                              Steps steps = Steps()) {
@@ -276,7 +278,7 @@ struct Sm80 {
                 right[c] = b.factor[min(j0 + column(c), columns - 1)];
 #pragma unroll
             for (int r = 0; r < ROWS; ++r) {
-                const float left = a.factor[min(i0 + row(r), rows - 1)];
+                const float left = a.factor[a.row(min(i0 + row(r), rows - 1))];
 #pragma unroll
                 for (int c = 0; c < COLUMNS; ++c) put(r, c, at(r, c) * left * right[c]);
             }

@@ -32,6 +32,7 @@ pub(super) struct ArithmeticKernels {
     pub large: TileKernels,
     pub small: TileKernels,
     pub terms: CudaFunction,
+    pub collect_again: CudaFunction,
     /// sm80's alone.
     pub join: Option<CudaFunction>,
 }
@@ -97,6 +98,7 @@ pub(super) struct MiningKernels {
     pub sort_move: CudaFunction,
     pub count_list: CudaFunction,
     pub guess_rows: CudaFunction,
+    pub guess_again: CudaFunction,
     pub guess_matrix: CudaFunction,
     pub search_list: CudaFunction,
     pub count_mined: CudaFunction,
@@ -146,6 +148,7 @@ impl MiningKernels {
             sort_move: lists.load_function("sort_move")?,
             count_list: lists.load_function("count_list")?,
             guess_rows: lists.load_function("guess_rows")?,
+            guess_again: lists.load_function("guess_again")?,
             guess_matrix: lists.load_function("guess_matrix")?,
             search_list: lists.load_function("search_list")?,
             count_mined: lists.load_function("count_mined")?,
@@ -203,6 +206,7 @@ impl Kernels {
                 large: tile(&format!("{name}128"))?,
                 small: tile(&format!("{name}32"))?,
                 terms: stats.load_function(&format!("terms_{name}32"))?,
+                collect_again: mining.load_function(&format!("collect_again_{name}32"))?,
                 join: of_sm80(name, format!("join_{element}"))?,
             })
         };

@@ -83,6 +83,16 @@ pub(in crate::engine::cuda) struct RowLists {
     pub capacity: u32,
 }
 
+/// Twin of epilogue::Again (kernels/epilogue/select.cuh): a u32, 0 at first, that counts the rows to be
+/// filled once more; which they are, a u32 each; and of how many at most.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::cuda) struct Again {
+    pub number: Address,
+    pub rows: Address,
+    pub most: u32,
+}
+
 /// Where the similarities of a sample go, and the largest of some of them each, if that is not 0.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine::cuda) struct Values {
@@ -161,6 +171,8 @@ pub(in crate::engine::cuda) struct Aside {
 unsafe impl DeviceRepr for Step {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for RowLists {}
+// SAFETY: as above.
+unsafe impl DeviceRepr for Again {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Guess {}
 // SAFETY: as above.
@@ -410,6 +422,58 @@ impl Launcher<'_> {
             self, function, grid, threads, &x, &y, &depth, pairs, &first, &sample, &count, &lists,
             &aside
         )
+    }
+
+    /// Of the rows whose lists have fewer than k pairs above a guessed cut, of `count` from `first` on:
+    /// a lower cut from another guess, an empty list, and a place in `again`. `slack`: as in
+    /// [`guess_rows`](Self::guess_rows).
+    pub unsafe fn guess_again(
+        &self,
+        guess: Guess,
+        slack: u32,
+        k: u32,
+        (first, count): (u32, u32),
+        lists: RowLists,
+        cuts: Address,
+        again: Again,
+    ) -> Result<()> {
+        let grid = (count as usize).div_ceil(ROW_THREADS as usize);
+        let function = &self.table.mining.guess_again;
+        launch!(
+            self,
+            function,
+            grid,
+            ROW_THREADS,
+            &guess,
+            &slack,
+            &k,
+            &first,
+            &count,
+            &lists,
+            &cuts,
+            &again
+        )
+    }
+
+    /// As [`collect_rows`](Self::collect_rows), of the rows that `again` names, and all columns; of none
+    /// where they are more than `again.most`. `lists`: of the rows from `first` on.
+    pub unsafe fn collect_again(
+        &self,
+        arithmetic: Arithmetic,
+        x: Operand,
+        y: Operand,
+        depth: u32,
+        pairs: &Pairs,
+        first: u32,
+        again: Again,
+        lists: RowLists,
+    ) -> Result<()> {
+        let function = &arithmetic.kernels(self.table).collect_again;
+        // Mostly there is no row, and seldom more than a few tiles of them.
+        let tile = Tile::Small;
+        let grid = tiles(tile, 1, pairs.columns).min(self.resident(tile));
+        let threads = tile.threads();
+        launch!(self, function, grid, threads, &x, &y, &depth, pairs, &first, &again, &lists)
     }
 
     /// Where lists of these rows have lost pairs, fills them anew: then with the k hardest among

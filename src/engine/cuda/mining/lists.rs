@@ -18,7 +18,8 @@
 //! the mined pairs are many: one in a list costs as much as dozens in a dense product.
 
 use super::super::launch::mining::{
-    Above, Aside, Elements, Guess, List, RowLists, RowTotals, Sample, Values, sort_counters, tiles,
+    Above, Again, Aside, Elements, Guess, List, RowLists, RowTotals, Sample, Values, sort_counters,
+    tiles,
 };
 use super::super::launch::{
     Address, Arithmetic, Coefficients, Groups, Kind, LABELED, Launcher, Operand, Output, Pairs,
@@ -50,6 +51,8 @@ pub(in super::super) struct Stages {
     k: usize,
     rank: usize,
     elements: Elements,
+    /// The values of a row's sample that another cut is to include where the first proved too high.
+    second: usize,
     /// Rows that are mined at a time: all, or some where each has its own cut.
     pub rows: usize,
     /// Pairs that are collected of a group, at most.
@@ -67,10 +70,31 @@ fn at_most(k: usize, share: f64) -> usize {
     ((expected + 4.5 * expected.sqrt() + 4.0).ceil() as usize).min(k)
 }
 
+/// How rarely a row's guess is wrong: by chance in so many cases; and by how many standard deviations
+/// a normal distribution is off as rarely.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Rarity {
+    chance: f64,
+    deviations: f64,
+}
+
+const RARITIES: [Rarity; 5] = [
+    Rarity { chance: 1e-5, deviations: 4.265 },
+    Rarity { chance: 1e-4, deviations: 3.719 },
+    Rarity { chance: 1e-3, deviations: 3.090 },
+    Rarity { chance: 3e-3, deviations: 2.748 },
+    Rarity { chance: 1e-2, deviations: 2.326 },
+];
+
+/// Of the second guess, for the rows where the first was wrong.
+const SECOND: Rarity = Rarity { chance: 1e-7, deviations: 5.199 };
+
+/// Rows, of so many one, whose guess may be wrong before another is no use.
+const AGAIN: u32 = 4;
+
 /// How many of a row's first pairs are in its sample at most, each with this probability: so many or
-/// more in one case of 100,000, since a wrong guess costs less there than one of the matrix. A Chernoff
-/// bound on a binomial tail, and what its first term is short of it.
-fn at_most_in_row(of: usize, share: f64) -> usize {
+/// more in cases so rare. A Chernoff bound on a binomial tail, and what its first term is short of it.
+fn at_most_in_row(of: usize, share: f64, rarity: Rarity) -> usize {
     let pairs = of as f64;
     let rare = |&count: &usize| {
         let part = count as f64 / pairs;
@@ -78,7 +102,7 @@ fn at_most_in_row(of: usize, share: f64) -> usize {
         let distance = part * (part / share).ln() + rest * (rest / (1.0 - share)).ln();
         let first = (std::f64::consts::TAU * pairs * part * rest).sqrt();
         let ratio = rest * share / (part * (1.0 - share));
-        (-pairs * distance).exp() <= 1e-5 * first * (1.0 - ratio)
+        (-pairs * distance).exp() <= rarity.chance * first * (1.0 - ratio)
     };
     // Nothing is rarer than all.
     let (mut few, mut many) = ((pairs * share) as usize, of);
@@ -92,7 +116,14 @@ fn at_most_in_row(of: usize, share: f64) -> usize {
 /// Of `pairs` that lie anywhere in a row of `columns`, how many of `cells` of so many columns `each`
 /// have some of them, at most; in the same sense. Mean and variance, and the skewness of a binomial that
 /// has the same, say as much of that as the exact distribution, give or take one.
-fn at_most_of_cells(pairs: usize, columns: usize, each: usize, cells: usize) -> usize {
+fn at_most_of_cells(
+    pairs: usize,
+    columns: usize,
+    each: usize,
+    cells: usize,
+    rarity: Rarity,
+) -> usize {
+    let Rarity { deviations, .. } = rarity;
     // That so many columns have none.
     let empty = |count: usize| -> f64 {
         let left = |i: usize| columns.saturating_sub(pairs + i) as f64 / (columns - i) as f64;
@@ -101,9 +132,9 @@ fn at_most_of_cells(pairs: usize, columns: usize, each: usize, cells: usize) -> 
     let (one, two, count) = (empty(each), empty(2 * each), cells as f64);
     let mean = count * (1.0 - one);
     let variance = count * one * (1.0 - count * one) + count * (count - 1.0) * two;
-    // Of a normal distribution 4.265 deviations are as rare.
-    let skew = 2.86 * (2.0 * variance / mean.max(f64::MIN_POSITIVE) - 1.0) + 0.5;
-    let most = mean + 4.265 * variance.max(0.0).sqrt() + skew.max(1.0);
+    let skewness = 2.0 * variance / mean.max(f64::MIN_POSITIVE) - 1.0;
+    let skew = (deviations * deviations - 1.0) / 6.0 * skewness + 0.5;
+    let most = mean + deviations * variance.max(0.0).sqrt() + skew.max(1.0);
     (most.ceil() as usize).min(cells)
 }
 
@@ -164,15 +195,24 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
     let line = m.div_ceil(side);
     // Of a sample of so many columns, the guess's rank and elements, how many pairs it is to include
     // of all, and what that costs. Pairs are missing only if so many of the first k - 1 are in the
-    // sample.
+    // sample: rows that do not have all are gone through again, a tile of them at least.
+    let pair_again = match kind.arithmetic {
+        Arithmetic::F32 => shape.d as f64 * 1.5 + 30.0,
+        Arithmetic::F16 | Arithmetic::Bf16 => shape.d as f64 / 8.0 + 32.0,
+    };
+    let again = |rarity: Rarity| {
+        let (side, wrong) = (Tile::Small.side(), rarity.chance * n as f64);
+        let tiles = wrong / side as f64 + 1.0 - (-wrong).exp();
+        tiles * (side * m) as f64 / n as f64 * pair_again
+    };
     let guess = |width: usize| {
         let share = width as f64 / m as f64;
-        let of = |elements: Elements| {
+        let of = |(elements, rarity): (Elements, Rarity)| {
             let (each, _) = kind.each(elements);
             let count = width / each;
             let rank = match elements {
-                Elements::Values => at_most_in_row(k - 1, share),
-                _ => at_most_of_cells(k - 1, m, each, count),
+                Elements::Values => at_most_in_row(k - 1, share, rarity),
+                _ => at_most_of_cells(k - 1, m, each, count, rarity),
             };
             let rank = rank.max(1);
             let part = (rank + row_slack(rank) / 2) as f64 / count as f64;
@@ -181,10 +221,12 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
             let candidates = part * m as f64;
             let (pair, element, candidate) = ROW_COSTS;
             let cost = width as f64 * pair + count as f64 * element + candidates * candidate;
+            let cost = cost + again(rarity);
             (rank, elements, candidates, cost)
         };
-        let ways = [Elements::Tops, Elements::Fours, Elements::Values].map(of);
-        ways.into_iter().min_by(|a, b| a.3.total_cmp(&b.3)).expect("three ways")
+        let elements = [Elements::Tops, Elements::Fours, Elements::Values];
+        let ways = elements.into_iter().flat_map(|elements| RARITIES.map(|rare| (elements, rare)));
+        ways.map(of).min_by(|a, b| a.3.total_cmp(&b.3)).expect("many ways")
     };
     let cost = |&taken: &usize| guess(taken * side).3;
     let choices = (0..).map(|power| 1 << power).take_while(|&taken| 2 * taken <= line);
@@ -196,7 +238,10 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
     let is_last = (taken - 1) * stride + 1 == line;
     let missing = if is_last { line * side - m } else { 0 };
     let (rank, elements, expected, _) = guess(taken * side - missing);
-    let capacity = (likely(expected, rank) as usize).max(k.checked_add(side)?);
+    let width = taken * side - missing;
+    let second = at_most_in_row(k - 1, width as f64 / m as f64, SECOND).max(1);
+    let capacity = (likely(expected, rank) as usize).max(second * m / width);
+    let capacity = capacity.max(k.checked_add(side)?);
     if capacity > m / 2 {
         return None;
     }
@@ -216,6 +261,7 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
         k,
         rank,
         elements,
+        second,
         rows,
         capacity,
         mined,
@@ -284,7 +330,21 @@ fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<S
     }
     let middle = middle.map(|tiles| (tiles, (margin * rank).min(k)));
     let (by_row, elements, rows, mined, kept) = (false, Elements::Values, n, k, false);
-    Some(Stages { sample, middle, rest, by_row, k, rank, elements, rows, capacity, mined, kept })
+    let second = 0;
+    Some(Stages {
+        sample,
+        middle,
+        rest,
+        by_row,
+        k,
+        rank,
+        elements,
+        second,
+        rows,
+        capacity,
+        mined,
+        kept,
+    })
 }
 
 /// The mined pairs, sorted by row, then column: what backward needs of them.
@@ -374,7 +434,7 @@ impl ListsPlan {
                 elements => values / kind.each(elements).0,
             })?,
             candidates,
-            zeros: layout.take::<u64>(1 + shape.n)?,
+            zeros: layout.take::<u32>(2 * (1 + shape.n) + shape.n.div_ceil(stages.rows))?,
             lost: layout.take::<u32>(lost)?,
             order: layout.take::<u32>(stages.rows)?,
             starts: layout.take::<u32>(stages.rows + 1)?,
@@ -447,16 +507,20 @@ impl ListsPlan {
         let tops = if elements == Elements::Values { 0 } else { self.tops.at(base) };
         let values = Values { all: self.values.at(base), tops, elements };
         let guess = Guess::new(values, sample, kind, rank);
+        // Of few rows, and safe.
+        let all = Values { tops: 0, elements: Elements::Values, ..values };
+        let second = Guess::new(all, sample, kind, self.stages.second);
         let (lost, order, starts) = (self.lost.at(base), self.order.at(base), self.starts.at(base));
         let counts = self.poison(base) + 4 * n as u64;
         let aside = Aside { poison: self.poison(base), positive: to.positive };
         // SAFETY: as in `run`.
         unsafe {
-            launch.clear_words(self.zeros.at(base), 2 + 2 * n as u64)?;
+            let panels = n.div_ceil(self.stages.rows) as u64;
+            launch.clear_words(self.zeros.at(base), 2 + 2 * n as u64 + panels)?;
             let (list, words) = match &self.candidates {
                 Candidates::Matrix { list, words } => (list, words.at(base)),
                 Candidates::Rows { words } => {
-                    for first in (0..n).step_by(self.stages.rows) {
+                    for (panel, first) in (0..n).step_by(self.stages.rows).enumerate() {
                         let end = (first + self.stages.rows).min(n);
                         let (rows, count) = ((first as u32, end as u32), (end - first) as u32);
                         let counts = counts + 4 * first as u64;
@@ -466,7 +530,18 @@ impl ListsPlan {
                         launch.sample(kind, x, y, depth, pairs, rows, sample, values, aside)?;
                         launch.guess_rows(guess, slack, rows.0, count, lists, to.cuts)?;
                         launch.collect_rows(kind, x, y, depth, pairs, rows, rest, lists, aside)?;
+                        // What the order's place is not needed for yet.
+                        let again = Again {
+                            number: self.poison(base) + 4 * (2 * n + panel) as u64,
+                            rows: order,
+                            most: count.div_ceil(AGAIN),
+                        };
                         let k = k as u32;
+                        let all = (rows.0, count);
+                        launch.guess_again(second, slack, k, all, lists, to.cuts, again)?;
+                        let arithmetic = kind.arithmetic;
+                        launch
+                            .collect_again(arithmetic, x, y, depth, pairs, rows.0, again, lists)?;
                         launch
                             .repeat_rows(kind, x, y, depth, pairs, rows, k, lists, lost, to.cuts)?;
                         launch.order_rows(counts, count, capacity as u32, order)?;
@@ -695,11 +770,11 @@ mod tests {
             (255, 8192, 16, 128, 73),
             (127, 2048, 4, 128, 48),
         ] {
-            let most = at_most_of_cells(pairs, columns, each, cells);
+            let most = at_most_of_cells(pairs, columns, each, cells, RARITIES[0]);
             assert!((exact..=exact + 1).contains(&most), "{most}, {exact} are exact");
         }
-        assert!(at_most_of_cells(0, 640, 16, 16) <= 1);
-        assert_eq!(at_most_of_cells(639, 640, 16, 16), 16);
+        assert!(at_most_of_cells(0, 640, 16, 16, RARITIES[0]) <= 1);
+        assert_eq!(at_most_of_cells(639, 640, 16, 16, RARITIES[0]), 16);
     }
 
     #[test]
