@@ -18,6 +18,7 @@
 #include "tile/element.cuh"
 
 using namespace epilogue;
+using search::Range;
 using tile::Operand;
 
 constexpr int THREADS = 256;
@@ -150,6 +151,10 @@ __device__ __forceinline__ float least_of(float4 four) {
 // All that is not below this.
 __device__ __forceinline__ Cut cut_at(float similarity) {
     return Cut{similarity, 0xffffffffu, 0xffffffffu, order_key(similarity)};
+}
+
+__device__ __forceinline__ Cut cut_at_key(unsigned key) {
+    return Cut{similarity_of(key), 0xffffffffu, 0xffffffffu, key};
 }
 
 // Rows of a warp go together.
@@ -375,114 +380,203 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
 
 constexpr int SEARCH_THREADS = 1024;
 
-// The same for the whole matrix, of tiles `across` to a row of tiles, into an empty list. Grid 1.
-extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
-    guess_matrix(Guess guess, unsigned across, List list, Cut* cut) {
-    __shared__ unsigned counts[1 << search::MATRIX_BITS];
-    __shared__ unsigned long long sums[SEARCH_THREADS];
-    __shared__ Search state;
-    __shared__ Cut found;
-    if (threadIdx.x == 0) {
-        state = Search{guess.rank, 0, 0, 0, 0};
-        found = no_cut();
-    }
-    for (unsigned i = threadIdx.x; i < 1 << search::MATRIX_BITS; i += SEARCH_THREADS) counts[i] = 0;
+// ---- The whole matrix's guess, and the search in its list ----------------------------------------
+//
+// By bins, many blocks at a time: one alone would take longer than the pass over the tiles.
+
+// A block's counters of keys.
+struct KeyCounts {
+    const search::KeyBins& bins;
+    unsigned* counts;  // in shared memory
+
+    __device__ __forceinline__ void add(unsigned key) const { atomicAdd(&counts[bins.of(key)], 1u); }
+};
+
+// Counts the keys that each(counts) adds, of this block; `counters` are all blocks'.
+template <class Each>
+__device__ __forceinline__ void count_bins(const search::KeyBins& bins,
+                                           unsigned long long* counters, Each each) {
+    __shared__ unsigned counts[search::KeyBins::NUMBER];
+    for (unsigned i = threadIdx.x; i < search::KeyBins::NUMBER; i += THREADS) counts[i] = 0;
     __syncthreads();
-    const unsigned count = guess.width * guess.side;
-    // Two digits: the better part of the similarity will do. Those of one bin of the first are next
-    // to one another.
-    float low = -INFINITE, high = INFINITE;
-#pragma unroll 1
-    for (unsigned digit = 2; digit > 0 && !state.settled; --digit) {
-        const unsigned shift = digit * search::MATRIX_BITS;
-        const Step step{0, shift, min(search::MATRIX_BITS, 32 - shift)};
-        const unsigned mask = (1u << step.bits) - 1;
-#pragma unroll 4
-        for (unsigned i = threadIdx.x; i < count; i += SEARCH_THREADS) {
-            const float value = guess.values[i];
-            if (low <= value && value <= high) atomicAdd(&counts[order_key(value) >> shift & mask], 1u);
-        }
-        __syncthreads();
-        search::choose(step, counts, &state, &found, sums);
-        low = similarity_of(state.key);
-        high = similarity_of(state.key | ((1u << shift) - 1));
-    }
-    const float least = found.similarity;
-    const bool all = found.key == 0;
-#pragma unroll 4
-    for (unsigned i = threadIdx.x; i < count; i += SEARCH_THREADS) {
-        const float value = guess.values[i];
-        if (all ? !is_pair(value) : !(value >= least)) continue;
-        const unsigned p = i % guess.width;
-        const unsigned tile = p / guess.side * guess.stride;
-        const unsigned long long to = atomicAdd(list.count, 1ull);
-        if (to >= list.capacity) continue;
-        list.similarity[to] = value;
-        list.row[to] = tile / across * guess.side + i / guess.width;
-        list.column[to] = tile % across * guess.side + p % guess.side;
-    }
-    if (threadIdx.x == 0) *cut = found;
+    each(KeyCounts{bins, counts});
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < search::KeyBins::NUMBER; i += THREADS)
+        if (counts[i] != 0) atomicAdd(&counters[i], static_cast<unsigned long long>(counts[i]));
 }
 
-// Judges a list that was collected by a guess. Where not all tiles have been looked at (`is_last` is
-// 0), the cut becomes that of the k hardest, or nothing is to be added any more where pairs are lost.
-// At last, where it has lost pairs, or has fewer than k that the cut includes, for all that there was
-// one, `lost` is 1, it begins anew, and the search is one of all pairs. Else the
-// search is in the list; where it is long, it is only begun here, and over if the list is lost.
-// row_above, column_above: the bits of ~row and ~column that so many digits do not cover. Grid 1.
-extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
-    search_list(List list, unsigned long long k, unsigned row_digits, unsigned column_digits,
-                unsigned row_above, unsigned column_above, int is_long, int is_last,
-                unsigned* lost, Search* search, Cut* cut) {
-    __shared__ unsigned counts[1 << search::MATRIX_BITS];
-    __shared__ unsigned long long sums[SEARCH_THREADS];
+// A cut that `rank` of a sample's elements, or a few more, are not below; everything where there are
+// fewer. Two rounds: the better part of the similarity will do. The first one leaves the largest
+// element's key besides. counters: as count_matrix's. Grid-stride.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    guess_matrix(const float* elements, unsigned long long number, unsigned rank, int is_first,
+                 Range* range, unsigned long long* counters, Cut* cut) {
+    __shared__ unsigned long long sums[THREADS];
+    // What is no number has the key 0.
+    const search::KeyBins bins =
+        is_first ? search::KeyBins(1, 0xffffffffu) : search::KeyBins(range->low, range->high);
+    const unsigned wanted = is_first ? rank : static_cast<unsigned>(range->left);
+    if (!is_first && !range->is_open) {
+        if (thread_index() == 0) *cut = no_cut();
+        return;
+    }
+    unsigned most = 0;
+    count_bins(bins, counters, [&](const KeyCounts& counts) {
+#pragma unroll 4
+        for (unsigned long long i = thread_index(); i < number; i += gridDim.x * THREADS) {
+            const unsigned key = order_key(elements[i]);
+            most = max(most, key);
+            if (bins.low <= key && key <= bins.high) counts.add(key);
+        }
+    });
+    most = ptx::warp_max(most);
+    if (is_first && threadIdx.x % 32 == 0) atomicMax(&range->top, most);
+    if (!search::is_last_block(counters + search::KeyBins::NUMBER)) return;
+    search::choose_bin(bins, counters, wanted, range, sums);
+    if (!is_first && threadIdx.x == 0) *cut = cut_at_key(range->low);
+}
+
+// After the pass that filled a list: the search for the k-th of all pairs begins if the list has lost
+// pairs, which begins anew then; else it is over.
+__device__ __forceinline__ void begin_or_end(const List& list, unsigned long long k,
+                                             unsigned row_above, unsigned column_above, bool fails,
+                                             unsigned* lost, Search* search, Cut* cut) {
+    *lost = fails;
+    *search = Search{k, 0, row_above, column_above, !fails};
+    if (!fails) return;
+    *cut = no_cut();
+    *list.count = 0;
+}
+
+// In a list that was collected by a guess, the bin that its k-th pair is in; the list is judged first.
+// Where not all tiles have been looked at (`is_last` is 0), the cut becomes that bin's end, or nothing
+// is to be added any more where pairs are lost. At last, where it has lost pairs, or has fewer than k
+// that the cut includes, for all that there was one, `lost` is 1, it begins anew, and the search is one
+// of all pairs; row_above, column_above: as in begin_search. counters: as count_matrix's. Grid-stride.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    search_list(List list, unsigned long long k, unsigned row_above, unsigned column_above,
+                int is_last, Range* range, unsigned long long* counters, unsigned* lost,
+                Search* search, Cut* cut) {
+    __shared__ unsigned long long sums[THREADS];
+    const unsigned long long all = *list.count;
+    const bool fits = all <= list.capacity;
+    const unsigned low = cut->key;
+    const search::KeyBins bins(low, max(low, range->top));
+    if (fits && blockIdx.x * THREADS < all) {
+        count_bins(bins, counters, [&](const KeyCounts& counts) {
+#pragma unroll 4
+            for (unsigned long long i = thread_index(); i < all; i += gridDim.x * THREADS) {
+                const unsigned key = order_key(list.similarity[i]);
+                if (key >= low) counts.add(key);
+            }
+        });
+    }
+    if (!search::is_last_block(counters + search::KeyBins::NUMBER)) return;
+    const unsigned long long above = search::choose_bin(bins, counters, k, range, sums);
+    if (threadIdx.x != 0) return;
+    if (!is_last) {
+        if (!fits)
+            *cut = empty_cut();
+        else if (above > k)
+            *cut = cut_at_key(range->low);
+        return;
+    }
+    const bool fails = !fits || (above < k && low != 0);
+    if (fails || above <= k) range->is_open = 0;
+    begin_or_end(list, k, row_above, column_above, fails, lost, search, cut);
+}
+
+// The k-th pair of the list, where it is in a bin: the bin's pairs are taken out of the list, and the
+// last block compares them with one another. Where they are more than there is room for, as if the list
+// had lost pairs. `few`: empty before. Grid-stride.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    search_few(List list, unsigned long long k, unsigned row_digits, unsigned column_digits,
+               unsigned row_above, unsigned column_above, const Range* range, List few,
+               unsigned long long* done, unsigned* lost, Search* search, Cut* cut) {
+    __shared__ union {
+        unsigned counts[1 << search::MATRIX_BITS];
+        struct {
+            unsigned long long place;
+            unsigned key;
+        } pairs[THREADS];
+    } shared;
+    __shared__ unsigned long long sums[THREADS];
     __shared__ Search state;
     __shared__ Cut found;
-    __shared__ unsigned above;
-    const unsigned long long all = *list.count;
-    const unsigned least = cut->key;
-    if (threadIdx.x == 0) above = 0;
-    __syncthreads();
-    unsigned own = 0;
-    if (all <= list.capacity)
-        for (unsigned i = threadIdx.x; i < all; i += SEARCH_THREADS)
-            own += order_key(list.similarity[i]) >= least;
-    atomicAdd(&above, own);
-    __syncthreads();
-    const bool fails = all > list.capacity || (is_last && above < k && least != 0);
-    if (threadIdx.x == 0) {
-        const bool settled = fails ? is_long : all <= k;
-        state = Search{k, 0, row_above, column_above, settled};
-        found = !fails ? *cut : is_last ? no_cut() : empty_cut();
+    if (!range->is_open) return;
+    const unsigned number = range->number;
+    const bool fits = number <= few.capacity;
+    if (fits) {
+        const unsigned low = range->low, high = range->high, all = length(list);
+#pragma unroll 4
+        for (unsigned i = thread_index(); i < all; i += gridDim.x * THREADS) {
+            const float similarity = list.similarity[i];
+            const unsigned key = order_key(similarity);
+            if (key < low || key > high) continue;
+            const unsigned long long to = atomicAdd(few.count, 1ull);
+            few.similarity[to] = similarity;
+            few.row[to] = list.row[i];
+            few.column[to] = list.column[i];
+        }
     }
-    for (unsigned i = threadIdx.x; i < 1 << search::MATRIX_BITS; i += SEARCH_THREADS) counts[i] = 0;
+    if (!search::is_last_block(done)) return;
+    if (!fits) {
+        if (threadIdx.x == 0)
+            begin_or_end(list, k, row_above, column_above, true, lost, search, cut);
+        return;
+    }
+    const unsigned long long left = range->left;
+    if (number <= THREADS) {
+        const unsigned i = threadIdx.x;
+        unsigned long long place = 0;
+        unsigned key = 0;
+        if (i < number) {
+            key = order_key(few.similarity[i]);
+            place = static_cast<unsigned long long>(few.row[i]) << 32 | few.column[i];
+            shared.pairs[i].key = key;
+            shared.pairs[i].place = place;
+        }
+        __syncthreads();
+        if (i >= number) return;
+        unsigned before = 0;
+        for (unsigned other = 0; other < number; ++other) {
+            const unsigned its = shared.pairs[other].key;
+            before += its > key || (its == key && shared.pairs[other].place < place);
+        }
+        if (before + 1 == left) {
+            const unsigned row = place >> 32, column = place;
+            *cut = Cut{similarity_of(key), row, column, key};
+        }
+        return;
+    }
+    if (threadIdx.x == 0) {
+        state = Search{left, 0, row_above, column_above, 0};
+        // All of the bin.
+        found = cut_at_key(range->low);
+    }
+    for (unsigned i = threadIdx.x; i < 1 << search::MATRIX_BITS; i += THREADS) shared.counts[i] = 0;
     __syncthreads();
     const unsigned digits[3] = {3, row_digits, column_digits};
 #pragma unroll 1
-    for (unsigned word = 0; word < 3 && !is_long && !fails; ++word) {
+    for (unsigned word = 0; word < 3; ++word) {
 #pragma unroll 1
         for (unsigned digit = digits[word]; digit > 0 && !state.settled; --digit) {
             const unsigned shift = (digit - 1) * search::MATRIX_BITS;
             const Step step{word, shift, min(search::MATRIX_BITS, 32 - shift)};
             const Search before = state;
             __syncthreads();
-            for (unsigned i = threadIdx.x; i < all; i += SEARCH_THREADS) {
-                const unsigned row = word > 0 ? list.row[i] : 0;
-                const unsigned column = word > 1 ? list.column[i] : 0;
+            for (unsigned i = threadIdx.x; i < number; i += THREADS) {
+                const unsigned row = word > 0 ? few.row[i] : 0;
+                const unsigned column = word > 1 ? few.column[i] : 0;
                 unsigned place;
-                if (digit_of(before, step, list.similarity[i], row, column, place))
-                    atomicAdd(&counts[place], 1u);
+                if (digit_of(before, step, few.similarity[i], row, column, place))
+                    atomicAdd(&shared.counts[place], 1u);
             }
             __syncthreads();
-            search::choose(step, counts, &state, &found, sums);
+            search::choose(step, shared.counts, &state, &found, sums);
         }
     }
-    if (threadIdx.x != 0) return;
-    *cut = found;
-    if (!is_last) return;
-    *search = state;
-    *lost = fails;
-    if (fails) *list.count = 0;
+    if (threadIdx.x == 0) *cut = found;
 }
 
 // ---- Lists ---------------------------------------------------------------------------------------

@@ -305,10 +305,12 @@ __device__ __forceinline__ void store_sample(Tile& tile, const Pairs& pairs, uns
             return static_cast<unsigned long long>(Tile::row(r) - Tile::row(0)) * pitch;
         };
         const auto aside = [&](int c) { return Tile::column(c) - static_cast<int>(column); };
+        if (values) {
 #pragma unroll
-        for (int c = 0; c < Tile::COLUMNS; c += 4)
-            *reinterpret_cast<float4*>(to + below(width) + aside(c)) =
-                make_float4(tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3));
+            for (int c = 0; c < Tile::COLUMNS; c += 4)
+                *reinterpret_cast<float4*>(to + below(width) + aside(c)) = make_float4(
+                    tile.at(r, c), tile.at(r, c + 1), tile.at(r, c + 2), tile.at(r, c + 3));
+        }
         if (!tops) continue;
         if (by_fours) {
 #pragma unroll
@@ -698,7 +700,7 @@ __device__ __forceinline__ void collect(const Operand& x, const Operand& y, unsi
 //     positive; lists: of the rows from first_row on, a multiple of SIDE; tiles: of the sample, in
 //     those rows.
 // sample: values: [lines * SIDE][taken * SIDE], NO_PAIR where a pair is not negative; tops: of every
-//     four (by_fours) or COLUMNS of them, no number where there is no pair; may be null.
+//     four (by_fours) or COLUMNS of them, no number where there is no pair. Either may be null.
 // collect: gate: nothing is done where it is 0; may be null. above.count and list: added to.
 // collect_rows: a cut for each row.
 // collect_again: the rows that guess_again (lists.cu) names; lists and cuts are theirs.

@@ -229,10 +229,22 @@ struct MiningCost {
     backward: f64,
     /// The forward pass, instructions of warps: whatever one of 32 threads executes.
     warps: f64,
+    /// The forward pass, instructions of warps on the multiprocessor that has most to do, kernel after
+    /// kernel: what one block does while the others have nothing to do counts as if all did it.
+    busiest: f64,
     /// Products of the pairs in the mined forward pass and in the backward pass, on tensor cores.
     products: [f64; 2],
     /// Launches of both forward passes.
     launches: [usize; 2],
+}
+
+/// Multiprocessors that the emulator has by default.
+const MULTIPROCESSORS: f64 = 108.0;
+
+/// Instructions of warps on the multiprocessor that has most blocks of a launch, if these are alike.
+fn on_the_busiest(launch: &Value) -> f64 {
+    let blocks = number(launch, "blocks");
+    number(launch, "warp_instructions") / blocks * (blocks / MULTIPROCESSORS).ceil()
 }
 
 /// Of n × m pairs of this type; `None` in a child process.
@@ -261,30 +273,35 @@ fn mining_cost(
     assert_eq!(calls.len(), 3);
     let instructions =
         |call: usize, whose: &str| sum(calls[call], &format!("{whose}_instructions"));
+    let busiest = |call: usize| calls[call].iter().map(on_the_busiest).sum::<f64>();
     let [threads, warps] = ["thread", "warp"].map(|whose| instructions(0, whose));
     let cost = MiningCost {
         forward: instructions(1, "thread") / threads,
         warps: instructions(1, "warp") / warps,
+        busiest: busiest(1) / busiest(0),
         backward: instructions(2, "thread") / threads,
         products: [1, 2]
             .map(|call| sum(calls[call], "mma_flops") / (2 * size.0 * size.1 * size.2) as f64),
         launches: [0, 1].map(|call| calls[call].len()),
     };
-    let MiningCost { forward, warps: of_warps, backward, launches, products } = &cost;
+    let MiningCost { forward, warps: of_warps, busiest: most, backward, launches, products } =
+        &cost;
     println!("{engine:?} {dtype:?} (n, m, d) = {size:?}, {mining:?}:");
     println!(
-        "forward {forward:.3} ({of_warps:.3} in warps), backward {backward:.3}, \
-         {launches:?} launches, {products:?} products"
+        "forward {forward:.3} ({of_warps:.3} in warps, {most:.3} on the busiest), \
+         backward {backward:.3}, {launches:?} launches, {products:?} products"
     );
     if std::env::var_os("METRIC_KERNELS_PROFILE").is_some() {
         for (call, name) in calls.iter().zip(["forward", "forward, mined", "backward, mined"]) {
-            println!("  {name:34} threads    warps");
+            println!("  {name:34} threads    warps  busiest   blocks");
             for launch in call.iter() {
                 let share = |whose: &str, of: f64| number(launch, whose) / of;
                 let threads = share("thread_instructions", threads);
                 let warps = share("warp_instructions", warps);
                 let kernel = launch["kernel"].as_str().unwrap();
-                println!("    {kernel:32} {threads:8.4} {warps:8.4}");
+                let most = on_the_busiest(launch) / busiest(0);
+                let blocks = number(launch, "blocks");
+                println!("    {kernel:32} {threads:8.4} {warps:8.4} {most:8.4} {blocks:8}");
             }
         }
     }

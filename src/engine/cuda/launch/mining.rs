@@ -11,6 +11,8 @@ use crate::engine::cuda::kernels::MiningTileKernels;
 
 /// Bytes of epilogue::Cut (kernels/epilogue/select.cuh).
 pub(in crate::engine::cuda) const CUT_BYTES: usize = 16;
+/// Bytes of search::Range (kernels/search.cuh).
+pub(in crate::engine::cuda) const RANGE_BYTES: usize = 32;
 /// Bytes of epilogue::Search.
 pub(in crate::engine::cuda) const SEARCH_BYTES: usize = 24;
 /// Bits of a digit, at most, for a search in the whole matrix and in each row (kernels/mining.cu).
@@ -226,6 +228,12 @@ fn list_blocks(list: &List) -> usize {
     blocks((list.capacity as usize).div_ceil(32)).min(2048)
 }
 
+/// Blocks of a kernel that counts so many numbers into bins: 16 a thread, so that a block's counters
+/// are worth their clearing, but for few numbers; not more than any chip holds.
+fn bin_blocks(numbers: usize) -> usize {
+    numbers.div_ceil(4 * THREADS as usize).clamp(1, 64).max(blocks(numbers.div_ceil(16)).min(2048))
+}
+
 /// Pairs that a block of the sort takes (kernels/lists.cu).
 const SORT_CHUNK: usize = 2048;
 /// Threads of a row's list (kernels/row_lists.cuh).
@@ -260,6 +268,18 @@ impl Searches {
             ..self
         }
     }
+}
+
+/// The search in a list of the whole matrix's: its range ([`RANGE_BYTES`]), counters as
+/// [`Launcher::count_matrix`]'s, an empty list for a few, one u32 that says whether the list has lost
+/// pairs, and the search that comes next then.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::cuda) struct ListSearch {
+    pub few: List,
+    pub range: Address,
+    pub counters: Address,
+    pub lost: Address,
+    pub searches: Searches,
 }
 
 #[allow(clippy::too_many_arguments)] // one for each of a kernel's
@@ -517,53 +537,76 @@ impl Launcher<'_> {
         launch!(self, function, grid, ROW_THREADS, &guess, &slack, &first, &count, &lists, &cuts)
     }
 
-    /// Guesses the cut of the whole matrix, and puts the sample's pairs that it includes into the
-    /// empty list. `across`: tiles of a row of tiles.
+    /// Guesses the cut of the whole matrix: `rank` of so many elements of a sample, f32, or a few more
+    /// are not below it. `search.range`: all 0 before.
     pub unsafe fn guess_matrix(
         &self,
-        guess: Guess,
-        across: u32,
-        list: List,
-        cut: Address,
+        elements: Address,
+        number: u64,
+        rank: u32,
+        search: ListSearch,
     ) -> Result<()> {
         let function = &self.table.mining.guess_matrix;
-        launch!(self, function, 1, SEARCH_THREADS, &guess, &across, &list, &cut)
+        let grid = bin_blocks(number as usize);
+        let ListSearch { range, counters, searches, .. } = search;
+        for is_first in [1, 0] {
+            launch!(
+                self,
+                function,
+                grid,
+                THREADS,
+                &elements,
+                &number,
+                &rank,
+                &is_first,
+                &range,
+                &counters,
+                &searches.cuts
+            )?;
+        }
+        Ok(())
     }
 
-    /// Searches a list that was collected by a guess, of which cut and list are judged first:
-    /// `lost` (one u32) says whether pairs are missing; then it begins anew, and the search is one
-    /// of all pairs. A `long` list's search is only begun, and over if the list is lost. Before the
-    /// `last` time there is only a better guess: `lost` and the search do not change.
+    /// Judges a list that was collected by a guess, and finds the bin that its k-th pair is in. Before
+    /// the `last` time that makes a better guess. At last, where pairs are missing, `search.lost` is 1,
+    /// the list begins anew, and so does the search, of all pairs.
     pub unsafe fn search_list(
+        &self,
+        list: List,
+        k: u64,
+        above: (u32, u32),
+        last: bool,
+        search: ListSearch,
+    ) -> Result<()> {
+        let function = &self.table.mining.search_list;
+        let (grid, (row, column), is_last) =
+            (bin_blocks(list.capacity as usize), above, i32::from(last));
+        let ListSearch { range, counters, lost, searches: Searches { searches, cuts, .. }, .. } =
+            search;
+        launch!(
+            self, function, grid, THREADS, &list, &k, &row, &column, &is_last, &range, &counters,
+            &lost, &searches, &cuts
+        )
+    }
+
+    /// After [`search_list`](Self::search_list), the last one: finds the k-th pair in its bin.
+    pub unsafe fn search_few(
         &self,
         list: List,
         k: u64,
         digits: (u32, u32),
         above: (u32, u32),
-        (long, last): (bool, bool),
-        lost: Address,
-        search: Searches,
+        search: ListSearch,
     ) -> Result<()> {
-        let function = &self.table.mining.search_list;
+        let function = &self.table.mining.search_few;
+        let grid = bin_blocks(list.capacity as usize);
         let ((rows, columns), (row, column)) = (digits, above);
-        let (long, last) = (i32::from(long), i32::from(last));
-        let Searches { searches, cuts, .. } = search;
+        let ListSearch { few, range, counters, lost, searches } = search;
+        let Searches { searches, cuts, .. } = searches;
+        let done = counters + (8 << MATRIX_BITS);
         launch!(
-            self,
-            function,
-            1,
-            SEARCH_THREADS,
-            &list,
-            &k,
-            &rows,
-            &columns,
-            &row,
-            &column,
-            &long,
-            &last,
-            &lost,
-            &searches,
-            &cuts
+            self, function, grid, THREADS, &list, &k, &rows, &columns, &row, &column, &range, &few,
+            &done, &lost, &searches, &cuts
         )
     }
 

@@ -18,8 +18,8 @@
 //! the mined pairs are many: one in a list costs as much as dozens in a dense product.
 
 use super::super::launch::mining::{
-    Above, Again, Aside, Elements, Guess, List, RowLists, RowTotals, Sample, Values, sort_counters,
-    tiles,
+    Above, Again, Aside, Elements, Guess, List, ListSearch, RANGE_BYTES, RowLists, RowTotals,
+    Sample, Values, sort_counters, tiles,
 };
 use super::super::launch::{
     Address, Arithmetic, Coefficients, Groups, Kind, LABELED, Launcher, Operand, Output, Pairs,
@@ -27,21 +27,18 @@ use super::super::launch::{
 };
 use super::super::passes::Shape;
 use super::super::workspace::{Layout, Region};
-use super::{By, CutsPlan, Digits, ListPlan, begin, sort, sort_steps, stride, with_cuts};
+use super::{By, CutsPlan, Digits, ListPlan, sort, sort_steps, stride, with_cuts};
 use crate::Result;
 use crate::loss::formula::Mining;
 
 /// Bytes of the lists of candidates, at most; less where the caller sets a bound.
 pub(in super::super) const LIST_BYTES: usize = 192 << 20;
 
-/// Pairs of a sample, or of a list, that one block goes through.
-const SHORT: usize = 1 << 18;
-
 /// The parts of a problem's pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Stages {
-    /// The sample, and the rest: of all tiles, or of those of every row of tiles. Of all, there may
-    /// be a part that is looked at before the rest, and is its sample; with the rank in both.
+    /// The sample; and of rows, the rest of every row of tiles; of the matrix, all tiles, or those that
+    /// are not in a part that is looked at before, and is a sample of them, with the rank there.
     sample: Sample,
     middle: Option<(Sample, usize)>,
     rest: Sample,
@@ -162,15 +159,23 @@ fn likely(expected: f64, found: usize) -> f64 {
 /// Instructions, about: of a pair of a row's sample, memory included, of one of the elements that its
 /// guess goes through, and of a candidate.
 const ROW_COSTS: (f64, f64, f64) = (6.0, 15.0, 50.0);
-/// Of a pair of the matrix's sample, and of a candidate.
-const MATRIX_COSTS: (f64, f64) = (30.0, 150.0);
+/// Of a candidate of the matrix.
+const MATRIX_CANDIDATE: f64 = 150.0;
+
+/// Instructions of a pair's product, about.
+fn product_cost(arithmetic: Arithmetic, d: usize) -> f64 {
+    match arithmetic {
+        Arithmetic::F32 => d as f64 * 1.5,
+        Arithmetic::F16 | Arithmetic::Bf16 => d as f64 / 14.0 + 6.0,
+    }
+}
 
 /// How few pairs are mined, with lists of so many bytes at most; `None` where there is no mining, or
 /// of too many pairs. Of many pairs lists tell the cuts and the groups, and the gradient is dense.
 pub(in super::super) fn stages(shape: &Shape, kind: Kind, list_bytes: usize) -> Option<Stages> {
     let stages = match shape.mining {
         Mining::All => None,
-        Mining::Hardest(k) => of_matrix(shape, kind.tile, k, list_bytes),
+        Mining::Hardest(k) => of_matrix(shape, kind, k, list_bytes),
         Mining::HardestPerRow(k) => of_rows(shape, kind, k, list_bytes),
     }?;
     let most = shape.n.saturating_mul(shape.m) / dense_pairs(kind.arithmetic);
@@ -269,9 +274,9 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
     })
 }
 
-fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<Stages> {
-    let Shape { n, m, .. } = *shape;
-    let side = tile.side();
+fn of_matrix(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Stages> {
+    let Shape { n, m, d, .. } = *shape;
+    let side = kind.tile.side();
     let (across, cell) = (m.div_ceil(side), side * side);
     let line = across * n.div_ceil(side);
     let pairs = n.checked_mul(m)?;
@@ -285,8 +290,9 @@ fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<S
     let share = |taken: usize, of: usize| taken as f64 / of as f64;
     let least = (line / 64).clamp(1, 8);
     let choices = (0..).map(|power| least << power);
-    // One block goes through the sample, the longer the longer the pass.
-    let most = SHORT.max(pairs >> 12).min(1 << 24).min(list_bytes / 4).max(cell);
+    // Of every few pairs the largest are stored.
+    let (elements, most) = (Elements::Tops, list_bytes.max(cell));
+    let (each, _) = kind.each(elements);
     let choices = choices.take_while(|&taken| 2 * taken <= line && taken * cell <= most);
     // Where few are mined, the seventh may have some times less of them than its share.
     let margin = (pairs / k.saturating_mul(256).max(1)).clamp(1, 4);
@@ -299,9 +305,10 @@ fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<S
         let margin = if middle { margin as f64 } else { 1.0 };
         (rank, found / share(taken, seventh) + margin * found / share(seventh, line))
     };
+    let pair = product_cost(kind.arithmetic, d) + 1.0;
     let cost_of = |taken: usize, middle: bool| {
         let (_, candidates) = candidates(taken, middle, |_| 0);
-        (taken * cell) as f64 * MATRIX_COSTS.0 + candidates * MATRIX_COSTS.1
+        (taken * cell) as f64 * pair + candidates * MATRIX_CANDIDATE
     };
     // A thirtieth of the pass, on the fastest engine, is worth a better guess, if there is room.
     let is_large = |taken: usize| {
@@ -312,24 +319,28 @@ fn of_matrix(shape: &Shape, tile: Tile, k: usize, list_bytes: usize) -> Option<S
     };
     let cost = |&taken: &usize| cost_of(taken, is_large(taken));
     let taken = choices.min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
-    let (sample, middle, rest) = if is_large(taken) {
-        let part = stride(line.div_ceil(unit), across, taken)?;
-        let sample = Sample::new(line, unit * part, 0);
-        (sample, Some(Sample::new(line, unit, part)), Sample::new(line, 1, unit))
+    let sample = Sample::new(line, stride(line, across, taken)?, 0);
+    let (middle, rest) = if is_large(taken) {
+        (Some(Sample::new(line, unit, 0)), Sample::new(line, 1, unit))
     } else {
-        let stride = stride(line, across, taken)?;
-        (Sample::new(line, stride, 0), None, Sample::new(line, 1, stride))
+        (None, Sample::new(line, 1, 0))
     };
     let (rank, expected) = candidates(sample.taken(), middle.is_some(), slack);
+    // So many pairs lie in fewer of the elements.
+    let number = sample.taken() * cell / each;
+    let part = rank as f64 / (number * each) as f64;
+    let rank_of_elements =
+        (number as f64 * (1.0 - (1.0 - part.min(1.0)).powi(each as i32))).ceil() as usize;
     let room = k.checked_mul(2)? + 1024;
     let capacity = (2.0 * likely(expected, rank)) as usize;
     let capacity = capacity.max(room).min(pairs / 2);
     let fits = capacity >= room && capacity as f64 >= 1.5 * expected;
-    if !fits || 2 * rank > sample.taken() * cell || capacity.checked_mul(12)? > list_bytes {
+    if !fits || 8 * rank_of_elements > 7 * number || capacity.checked_mul(12)? > list_bytes {
         return None;
     }
     let middle = middle.map(|tiles| (tiles, (margin * rank).min(k)));
-    let (by_row, elements, rows, mined, kept) = (false, Elements::Values, n, k, false);
+    let rank = rank_of_elements.max(1);
+    let (by_row, rows, mined, kept) = (false, n, k, false);
     let second = 0;
     Some(Stages {
         sample,
@@ -390,7 +401,17 @@ enum Candidates {
     /// Each row's for itself.
     Rows { words: Region },
     /// All in one list, the mined ones of which are then dealt to their rows.
-    Matrix { list: ListPlan, words: Region },
+    Matrix { list: ListPlan, few: ListPlan, words: Region },
+}
+
+/// u32 of [`ListsPlan::zeros`] before those of the rows: how many candidates there are, and of these a
+/// few; and the range that the last of them is looked for in.
+const HEAD: usize = 4 + RANGE_BYTES / 4;
+
+/// How many pairs of a list have keys so close to one another that no bin parts them, at most; of more
+/// equal ones the whole matrix is searched.
+fn few(capacity: usize) -> usize {
+    8192 + capacity / 64
 }
 
 /// What the forward pass of a list is given, and where its results go.
@@ -421,20 +442,21 @@ impl ListsPlan {
             (rows * sampled, Candidates::Rows { words }, stages.rows)
         } else {
             let list = ListPlan::plan(layout, stages.capacity)?;
+            let few = ListPlan::plan(layout, few(stages.capacity))?;
             let words = layout.take::<u64>(stages.mined)?;
-            (side * sampled, Candidates::Matrix { list, words }, 1)
+            (side * sampled, Candidates::Matrix { list, few, words }, 1)
         };
         let sorted = sorted.then(|| SavedList::plan(layout, stages)).transpose()?;
         Ok(Self {
             kind,
             stages,
-            values: layout.take::<f32>(values)?,
+            values: layout.take::<f32>(if stages.by_row { values } else { 0 })?,
             tops: layout.take::<f32>(match stages.elements {
                 Elements::Values => 0,
                 elements => values / kind.each(elements).0,
             })?,
             candidates,
-            zeros: layout.take::<u32>(2 * (1 + shape.n) + shape.n.div_ceil(stages.rows))?,
+            zeros: layout.take::<u32>(HEAD + 2 * shape.n + shape.n.div_ceil(stages.rows))?,
             lost: layout.take::<u32>(lost)?,
             order: layout.take::<u32>(stages.rows)?,
             starts: layout.take::<u32>(stages.rows + 1)?,
@@ -479,7 +501,7 @@ impl ListsPlan {
     }
 
     fn poison(&self, base: Address) -> Address {
-        self.zeros.at(base) + 8
+        self.zeros.at(base) + 4 * HEAD as u64
     }
 
     /// Mines the rows that belong together, one panel after the other, and says which rows' pairs
@@ -506,20 +528,20 @@ impl ListsPlan {
         let pairs = &with_cuts(*pairs, shape, to.cuts);
         let tops = if elements == Elements::Values { 0 } else { self.tops.at(base) };
         let values = Values { all: self.values.at(base), tops, elements };
-        let guess = Guess::new(values, sample, kind, rank);
-        // Of few rows, and safe.
-        let all = Values { tops: 0, elements: Elements::Values, ..values };
-        let second = Guess::new(all, sample, kind, self.stages.second);
         let (lost, order, starts) = (self.lost.at(base), self.order.at(base), self.starts.at(base));
         let counts = self.poison(base) + 4 * n as u64;
         let aside = Aside { poison: self.poison(base), positive: to.positive };
         // SAFETY: as in `run`.
         unsafe {
             let panels = n.div_ceil(self.stages.rows) as u64;
-            launch.clear_words(self.zeros.at(base), 2 + 2 * n as u64 + panels)?;
-            let (list, words) = match &self.candidates {
-                Candidates::Matrix { list, words } => (list, words.at(base)),
+            launch.clear_words(self.zeros.at(base), (HEAD + 2 * n) as u64 + panels)?;
+            let (list, few, words) = match &self.candidates {
+                Candidates::Matrix { list, few, words } => (list, few, words.at(base)),
                 Candidates::Rows { words } => {
+                    let guess = Guess::new(values, sample, kind, rank);
+                    // Of few rows, and safe.
+                    let all = Values { tops: 0, elements: Elements::Values, ..values };
+                    let second = Guess::new(all, sample, kind, self.stages.second);
                     for (panel, first) in (0..n).step_by(self.stages.rows).enumerate() {
                         let end = (first + self.stages.rows).min(n);
                         let (rows, count) = ((first as u32, end as u32), (end - first) as u32);
@@ -559,30 +581,27 @@ impl ListsPlan {
                     return Ok(());
                 }
             };
-            let (rows, across) = ((0, n as u32), m.div_ceil(kind.tile.side()) as u32);
-            let list = list.at(base, self.zeros.at(base));
+            let (rows, zeros) = ((0, n as u32), self.zeros.at(base));
+            let (list, few) = (list.at(base, zeros), few.at(base, zeros + 8));
             let (search, none) = (cuts.search(shape, to.cuts, base), Above::default());
             let digits = Digits::of(shape);
-            let long = capacity > SHORT;
+            let (counters, range) = (cuts.counters.at(base), zeros + 16);
+            let bins = ListSearch { few, range, counters, lost, searches: search };
             cuts.clear(launch, shape, base)?;
-            launch.sample(kind, x, y, depth, pairs, rows, sample, values, aside)?;
-            launch.guess_matrix(guess, across, list, to.cuts)?;
+            let values = Values { all: 0, ..values };
+            launch.sample(kind, x, y, depth, pairs, rows, sample, values, Aside::default())?;
+            let number = sample.taken() * kind.tile.side() * kind.tile.side();
+            let number = (number / kind.each(elements).0) as u64;
+            launch.guess_matrix(tops, number, rank as u32, bins)?;
             let above = digits.above();
             if let Some((middle, rank)) = middle {
                 launch.collect(kind, x, y, depth, pairs, middle, 0, none, list, aside)?;
-                let (rank, how) = (rank as u64, (false, false));
-                launch.search_list(list, rank, (0, 0), above, how, lost, search)?;
+                launch.search_list(list, rank as u64, above, false, bins)?;
             }
             launch.collect(kind, x, y, depth, pairs, rest, 0, none, list, aside)?;
             let (k, further) = (k as u64, (digits.rows, digits.columns));
-            launch.search_list(list, k, further, above, (long, true), lost, search)?;
-            if long {
-                let counters = cuts.counters.at(base);
-                digits
-                    .steps()
-                    .try_for_each(|step| launch.count_list(list, step, search, counters))?;
-                begin(launch, shape, lost, search)?;
-            }
+            launch.search_list(list, k, above, true, bins)?;
+            launch.search_few(list, k, further, above, bins)?;
             cuts.search_tiles(launch, shape, x, y, pairs, search, base)?;
             let all = Sample::new(tiles(kind.tile, n as u32, m as u32), 1, 0);
             launch.collect(kind, x, y, depth, pairs, all, lost, none, list, Aside::default())?;
