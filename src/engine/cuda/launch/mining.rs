@@ -715,7 +715,7 @@ impl Launcher<'_> {
         aside: Aside,
     ) -> Result<()> {
         let function = &self.mining(kind).collect;
-        let most = if gate == 0 { usize::MAX } else { self.resident(kind.tile) };
+        let most = self.resident(kind.tile);
         let (grid, threads) = (sample.taken().min(most), kind.tile.threads());
         launch!(
             self, function, grid, threads, &x, &y, &depth, pairs, &sample, &gate, &above, &list,
