@@ -26,19 +26,24 @@ __device__ __forceinline__ Value block(Value value, Value (&shared)[THREADS], Co
 // nothing. All threads of the block. Stays in `shared`, where everyone may read it.
 template <int SIZE, class Value>
 __device__ __forceinline__ Value scan(Value value, Value (&shared)[SIZE], unsigned size = SIZE) {
-    static_assert(SIZE % 32 == 0, "whole warps");
+    static_assert(SIZE % 32 == 0 && SIZE <= 1024, "whole warps, as many as a warp has lanes");
     const unsigned me = threadIdx.x, lane = me % 32;
-    if (me < size) {
+    const auto sum_up_to = [&](Value value) {
 #pragma unroll
         for (int reach = 1; reach < 32; reach *= 2) {
             const Value before = ptx::shuffle_up(value, reach);
             if (lane >= reach) value += before;
         }
-        shared[me] = value;
-    }
+        return value;
+    };
+    if (me < size) value = sum_up_to(value);
+    if (me < size && lane == 31) shared[me / 32] = value;
     __syncthreads();
-    // The last of a warp has all of it.
-    for (unsigned last = 31; me < size && last < me / 32 * 32; last += 32) value += shared[last];
+    if (me < size) {
+        // Every warp adds up those before it.
+        const Value before = sum_up_to(lane < me / 32 ? shared[lane] : 0);
+        value += ptx::shuffle(before, 31);
+    }
     __syncthreads();
     if (me < size) shared[me] = value;
     __syncthreads();

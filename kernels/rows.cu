@@ -25,6 +25,13 @@ __device__ __forceinline__ long long thread_index() {
     return static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
 }
 
+// Threads of a block whose threads have a row each and much to do for it, in f64: rows are few, and
+// multiprocessors many.
+constexpr int ROW_THREADS = 64;
+__device__ __forceinline__ long long row_index() {
+    return static_cast<long long>(blockIdx.x) * ROW_THREADS + threadIdx.x;
+}
+
 // ln(1 + e^u) and ln(sigmoid(u)), as in formula.rs.
 __device__ __forceinline__ double softplus(double u) {
     return (u < 0.0 ? 0.0 : u) + log1p(exp(-fabs(u)));
@@ -245,11 +252,11 @@ __device__ __forceinline__ Group merge(const Group& a, const Group& b, double sc
 }
 
 // Merges the splits of stats.cu, in their order: maximum, sum, log2_sum of n rows. log2_sum may be
-// null. Grid: ceil(n / 256).
-extern "C" __global__ void __launch_bounds__(THREADS)
+// null. Grid: ceil(n / 64).
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     merge_groups(const float* partial_maximum, const float* partial_sum, unsigned splits,
                  unsigned rows, const float* scale, float* maximum, float* sum, float* log2_sum) {
-    const long long row = thread_index();
+    const long long row = row_index();
     if (row >= rows) return;
     const double s = *scale;
     Group group{partial_maximum[row], partial_sum[row]};
@@ -283,11 +290,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// out = l = s M + ln Z. Grid: ceil(count / 256).
-extern "C" __global__ void __launch_bounds__(THREADS)
+// out = l = s M + ln Z. Grid: ceil(count / 64).
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     log_sum_exp(const float* maximum, const float* sum, unsigned count, const float* scale,
                 float* out) {
-    const long long i = thread_index();
+    const long long i = row_index();
     if (i >= count) return;
     const double s = *scale;
     const double z = sum[i];
@@ -386,11 +393,11 @@ __device__ __forceinline__ double margin(float similarity, float maximum, double
 
 // The terms of rows that have one positive, or none; an explicit index that cannot be one (beyond
 // the last column, or a self-pair) makes the loss NaN. positive: n similarities, read where there
-// is a positive. maximum, sum: n with stride 1, one with stride 0. Grid: ceil(n / 256).
-extern "C" __global__ void __launch_bounds__(THREADS)
+// is a positive. maximum, sum: n with stride 1, one with stride 0. Grid: ceil(n / 64).
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     index_terms(Pairs pairs, const float* positive, const float* maximum, const float* sum,
                 int group_stride, const float* scale, Terms* terms) {
-    const long long row = thread_index();
+    const long long row = row_index();
     if (row >= pairs.rows) return;
     const unsigned column = positive_column(pairs, row);
     Terms found = no_terms();
@@ -406,12 +413,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // Merges the splits of stats.cu's terms, in their order: those that the bands of `side` rows each
-// have. Grid: ceil(n / 256).
-extern "C" __global__ void __launch_bounds__(THREADS)
+// have. Grid: ceil(n / 64).
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     merge_terms(const Terms* partial, unsigned splits, unsigned rows, const uint2* bands,
                 unsigned side, const float* maximum, const float* log2_sum, int group_stride,
                 const float* scale, Terms* terms) {
-    const long long row = thread_index();
+    const long long row = row_index();
     if (row >= rows) return;
     const float scale2 = *scale * LOG2E;
     const uint2 band = bands[row / side];
@@ -496,12 +503,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // Coefficients of every row (epilogue/terms.cuh; twin of formula::coefficients). `matrix`: the
 // negatives of all rows are one group, whose weight is that of all positives. `normalized`:
-// anchor-normalised weighting. Grid: ceil(n / 256).
-extern "C" __global__ void __launch_bounds__(THREADS)
+// anchor-normalised weighting. Grid: ceil(n / 64).
+extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     coefficients(const Terms* terms, unsigned rows, const float* maximum, const float* sum,
                  int group_stride, const Totals* total, int matrix, int normalized, int mean,
                  const float* scale, Coefficients out) {
-    const long long row = thread_index();
+    const long long row = row_index();
     if (row >= rows) return;
     const double s = *scale;
     const float top = maximum[row * group_stride];

@@ -359,6 +359,17 @@ fn mining_of_a_share_of_each_row_costs_little_on_tensor_cores() {
     assert!(cost.products == [1.0, 3.0] && cost.backward <= 2.95);
 }
 
+/// Rows whose guess is too high are gone through again by themselves, not with all of their tile.
+#[test]
+fn a_wrong_guess_costs_its_rows_alone() {
+    let test = "a_wrong_guess_costs_its_rows_alone";
+    let (n, mining) = (16 * SIDE, Mining::HardestPerRow(64));
+    let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, n, D), mining);
+    let Some(cost) = cost else { return };
+    // Of these data there is such a row: 32 rows' products more.
+    assert_eq!(cost.products[0], 1.0 + 32.0 / n as f64);
+}
+
 /// Many pairs are mined by a list too, but their gradient takes the products of any other: S again,
 /// dX and dY.
 fn gradient_is_dense(test: &str, mining: Mining) {

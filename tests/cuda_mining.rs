@@ -260,6 +260,71 @@ fn many_rows_are_mined_exactly() {
     top_k_is_exact(&mut cuda, (&x, &y), size, &[5000], Scope::Matrix);
 }
 
+/// Of equal pairs at the cut of the matrix, more than are compared one by one; and more than there is
+/// room for beside the list, so that the matrix is searched.
+#[test]
+fn many_equal_pairs_at_the_cut() {
+    let Some(mut cuda) = Cuda::open("many_equal_pairs_at_the_cut") else { return };
+    for (n, m, counts) in [(300, 320, [299, 300, 1000, 1301]), (9000, 40, [8999, 9000, 9001, 9100])]
+    {
+        let mut random = Random::new(24);
+        // One row again and again.
+        let (x, y) = ([3.0, 7.0].repeat(n), random.whole(m * 2, 40));
+        top_k_is_exact(&mut cuda, (&x, &y), (n, m, 2), &counts, Scope::Matrix);
+    }
+}
+
+/// What the sample knows nothing of is harder than all it knows, by powers of two.
+#[test]
+fn pairs_far_above_the_sample() {
+    let Some(cuda) = Cuda::open("pairs_far_above_the_sample") else { return };
+    let mut cuda = cuda.with_tile(Tile::Small);
+    let size @ (n, m, d) = (500, 490, 3);
+    let mut random = Random::new(25);
+    let (x, mut y) = (random.whole(n * d, 40), random.whole(m * d, 40));
+    for (place, column) in y.chunks_mut(d).skip(101).take(20).enumerate() {
+        column.iter_mut().for_each(|value| *value *= (1u32 << place) as f32);
+    }
+    top_k_is_exact(&mut cuda, (&x, &y), size, &[1, 20, 1000, 4000, 7000], Scope::Matrix);
+}
+
+/// A tenth of the rows have many of their hardest pairs in the tiles of the sample, every fifth, and so
+/// too high a guess. With every kind of keys.
+#[test]
+fn rows_guessed_too_high_are_guessed_for_again() {
+    let Some(cuda) = Cuda::open("rows_guessed_too_high_are_guessed_for_again") else { return };
+    let mut cuda = cuda.with_tile(Tile::Small);
+    let size @ (n, m, d) = (330, 650, 4);
+    let high = |problem: &Problem| {
+        let mut high = problem.clone();
+        let coordinate = |values: &mut Vec<f32>, of: &dyn Fn(usize) -> f32| {
+            values.chunks_mut(d).enumerate().for_each(|(at, row)| row[d - 1] = of(at));
+        };
+        coordinate(&mut high.x, &|row| if row % 10 == 3 { 1.0 } else { 0.0 });
+        let y = |column: usize| {
+            if column / 32 % 5 == 0 && column % 32 < 16 && column % 4 == 0 { 2.0 } else { 0.0 }
+        };
+        coordinate(high.y.as_mut().unwrap(), &y);
+        high
+    };
+    let mining = Mining::HardestPerRow(30);
+    let problem = Problem::new(Named::InBatchSoftmax, 2.0, size).with_mining(mining);
+    let keys =
+        |count: usize, of: usize| (0..count).map(|i| (i * 7 % of) as u32).collect::<Vec<_>>();
+    for (turn, problem) in [
+        problem.clone(),
+        problem.clone().with_labels(&keys(n, 61), &keys(m, 61)),
+        problem.with_ids(&keys(n, 80), &keys(m, 80)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let filled = (0..).map(|seed| high(&fill(problem.clone(), 30 + 10 * turn as u64 + seed)));
+        let exact = filled.into_iter().find(oracle::mines_the_same_in_f32).unwrap();
+        assert_as_oracle(&mut cuda, &exact);
+    }
+}
+
 /// 16 × 16 tiles: a sample, a seventh, the rest (the engine's own tests say so); also where a few rows and columns have all of the
 /// hardest pairs.
 #[test]

@@ -530,6 +530,8 @@ pub(super) struct Splits {
 /// Threads of a block of the small kernels, and rows of one where a warp takes a row.
 const THREADS: u32 = 256;
 const WARPS: usize = 8;
+/// Threads of a block whose threads have a row each and much to do for it (kernels/rows.cu).
+const ROW_THREADS: u32 = 64;
 
 /// Launches kernels on a stream.
 ///
@@ -714,12 +716,12 @@ impl Launcher<'_> {
         scale: Address,
         groups: Groups,
     ) -> Result<()> {
-        let grid = blocks(rows as usize);
+        let grid = (rows as usize).div_ceil(ROW_THREADS as usize);
         launch!(
             self,
             &self.table.rows.merge_groups,
             grid,
-            THREADS,
+            ROW_THREADS,
             &partial_maximum,
             &partial_sum,
             &splits,
@@ -766,8 +768,18 @@ impl Launcher<'_> {
         out: Address,
     ) -> Result<()> {
         let function = &self.table.rows.log_sum_exp;
-        let grid = blocks(count as usize);
-        launch!(self, function, grid, THREADS, &groups.maximum, &groups.sum, &count, &scale, &out)
+        let grid = (count as usize).div_ceil(ROW_THREADS as usize);
+        launch!(
+            self,
+            function,
+            grid,
+            ROW_THREADS,
+            &groups.maximum,
+            &groups.sum,
+            &count,
+            &scale,
+            &out
+        )
     }
 
     /// `positive`: rows f32 as [`Launcher::stats`] left them; `terms`: rows terms.
@@ -779,12 +791,12 @@ impl Launcher<'_> {
         scale: Address,
         terms: Address,
     ) -> Result<()> {
-        let grid = blocks(pairs.rows as usize);
+        let grid = (pairs.rows as usize).div_ceil(ROW_THREADS as usize);
         launch!(
             self,
             &self.table.rows.index_terms,
             grid,
-            THREADS,
+            ROW_THREADS,
             pairs,
             &positive,
             &groups.maximum,
@@ -806,12 +818,13 @@ impl Launcher<'_> {
         terms: Address,
     ) -> Result<()> {
         let Pairs { rows, ranges: Ranges { row_bands, .. }, .. } = *pairs;
-        let (grid, side) = (blocks(rows as usize), Tile::Small.side() as u32);
+        let (grid, side) =
+            ((rows as usize).div_ceil(ROW_THREADS as usize), Tile::Small.side() as u32);
         launch!(
             self,
             &self.table.rows.merge_terms,
             grid,
-            THREADS,
+            ROW_THREADS,
             &partial,
             &splits,
             &rows,
@@ -884,12 +897,12 @@ impl Launcher<'_> {
     ) -> Result<()> {
         let (normalized, mean) = (i32::from(normalized), i32::from(mean));
         let matrix = i32::from(groups.stride == 0);
-        let grid = blocks(rows as usize);
+        let grid = (rows as usize).div_ceil(ROW_THREADS as usize);
         launch!(
             self,
             &self.table.rows.coefficients,
             grid,
-            THREADS,
+            ROW_THREADS,
             &terms,
             &rows,
             &groups.maximum,

@@ -23,7 +23,8 @@ use crate::{DType, Error, Result};
 const PANEL_BYTES: usize = 128 << 20;
 
 /// Rows that one block of a summing kernel takes, unless there are very many.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 256;
+const CHUNKS: usize = 1024;
 
 /// Bytes of the similarities that are kept of positives, at most.
 const KEPT_BYTES: usize = 32 << 20;
@@ -174,14 +175,28 @@ impl Planner {
         }
     }
 
-    /// Splits that give every multiprocessor its fill of blocks, for `tiles` blocks without.
-    fn splits(&self, tile: Tile, tiles: usize) -> usize {
-        (self.multiprocessors * tile.resident()).div_ceil(tiles)
+    /// Into how many parts, `most` at most, each of `lines` tasks of a `length` is to be split. Blocks
+    /// come in waves of as many as the device holds: a wave that is not full takes as long as any.
+    /// `cost`: what a part takes besides its length, for its block and later on.
+    fn splits(&self, tile: Tile, lines: usize, length: usize, most: usize, cost: f64) -> usize {
+        let slots = self.multiprocessors * tile.resident();
+        let takes = |splits: usize| {
+            let each = length.div_ceil(splits);
+            let blocks = lines * length.div_ceil(each);
+            let waves = blocks.div_ceil(slots) as f64;
+            waves * (each as f64 + cost) + blocks as f64 / slots as f64 * cost
+        };
+        // Blocks of some waves even out what is left of the last. Where that is next to nothing, few
+        // parts are less work.
+        let choices = || 1..=most.min(WAVES * slots.div_ceil(lines));
+        let least = choices().map(|splits| takes(splits)).fold(f64::INFINITY, f64::min);
+        choices().find(|splits| takes(*splits) <= 1.05 * least).unwrap_or(1)
     }
 
     fn walk(&self, tile: Tile, n: usize, m: usize) -> Walk {
         let across = m.div_ceil(tile.side());
-        let splits = self.splits(tile, n.div_ceil(tile.side())).clamp(1, across);
+        // A block's statistics cost a small part of a tile's.
+        let splits = self.splits(tile, n.div_ceil(tile.side()), across, across, 0.3);
         let each = across.div_ceil(splits);
         Walk { splits: across.div_ceil(each) as u32, tiles_per_split: each as u32 }
     }
@@ -190,9 +205,13 @@ impl Planner {
     fn product(&self, tile: Tile, rows: usize, columns: usize, depth: usize, lean: bool) -> Splits {
         let tiles = rows.div_ceil(tile.side()) * columns.div_ceil(tile.side());
         let most = if lean { 1 } else { depth.div_ceil(SPLIT_DEPTH) };
-        split(depth, self.splits(tile, tiles).clamp(1, most))
+        // To store and to add a part takes some slices' time.
+        split(depth, self.splits(tile, tiles, depth, most, 64.0))
     }
 }
+
+/// Waves of blocks that a launch is split into, at most.
+const WAVES: usize = 8;
 
 /// At most `count` slices of a sum, multiples of 32 long.
 fn split(depth: usize, count: usize) -> Splits {
@@ -205,8 +224,10 @@ fn padded(columns: usize) -> usize {
     columns.next_multiple_of(4)
 }
 
+/// Groups that a block reduces: all threads of the blocks have some, and so have those of the one block
+/// that reduces what these leave.
 fn chunk(count: usize) -> usize {
-    CHUNK.max(count.div_ceil(CHUNK))
+    CHUNK.max(count.div_ceil(CHUNKS))
 }
 
 /// Prepared rows, the order they are in, and the factors of all rows.
@@ -1966,13 +1987,17 @@ mod tests {
 
     #[test]
     fn walks_cover_every_tile_once() {
-        for (n, m) in [(1, 1), (33, 1000), (5000, 70), (100_000, 100_000)] {
+        for (n, m) in [(1, 1), (33, 1000), (5000, 70), (16_384, 16_384), (100_000, 100_000)] {
             let planner = planner(usize::MAX);
             let tile = planner.tile(n, m);
             let walk = planner.walk(tile, n, m);
             let (splits, each) = (walk.splits as usize, walk.tiles_per_split as usize);
             let across = m.div_ceil(tile.side());
             assert!(splits * each >= across && (splits - 1) * each < across);
+            // No more than a tenth of the time goes to waves that are not full.
+            let (blocks, slots) = (n.div_ceil(tile.side()) * splits, 132 * tile.resident());
+            let (takes, least) = (blocks.div_ceil(slots) * each, n.div_ceil(tile.side()) * across);
+            assert!(n < 10_000 || (takes * slots) as f64 <= 1.1 * least as f64, "{n}: {walk:?}");
         }
         for (depth, count) in [(1, 1), (1, 5), (1000, 3), (4096, 16), (17, 2)] {
             let Splits { count, depth: each } = split(depth, count);

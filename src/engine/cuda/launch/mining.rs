@@ -228,6 +228,11 @@ fn list_blocks(list: &List) -> usize {
     blocks((list.capacity as usize).div_ceil(32)).min(2048)
 }
 
+/// The same where blocks have nothing to clear.
+fn pair_blocks(list: &List) -> usize {
+    blocks((list.capacity as usize).div_ceil(4)).min(2048)
+}
+
 /// Blocks of a kernel that counts so many numbers into bins: 16 a thread, so that a block's counters
 /// are worth their clearing, but for few numbers; not more than any chip holds.
 fn bin_blocks(numbers: usize) -> usize {
@@ -613,7 +618,7 @@ impl Launcher<'_> {
     /// Adds to `counts` how many pairs of a list the cut includes of each row.
     pub unsafe fn count_mined(&self, list: List, cut: Address, counts: Address) -> Result<()> {
         let function = &self.table.mining.count_mined;
-        launch!(self, function, list_blocks(&list), THREADS, &list, &cut, &counts)
+        launch!(self, function, pair_blocks(&list), THREADS, &list, &cut, &counts)
     }
 
     /// `starts`: where the rows begin of which no more than k count, `count` + 1 u32; the last of
@@ -656,7 +661,7 @@ impl Launcher<'_> {
         words: Address,
     ) -> Result<()> {
         let function = &self.table.mining.place_mined;
-        let grid = list_blocks(&list);
+        let grid = pair_blocks(&list);
         launch!(self, function, grid, THREADS, &list, &cut, &starts, &counts, &words)
     }
 
