@@ -360,7 +360,7 @@ __device__ __forceinline__ void add_to_list(unsigned* count, Word* words, unsign
 }
 
 // Adds the pairs of a tile, the others being marked, that are not below their rows' cuts to the rows'
-// lists; of those rows that wanted(row) holds for. Rows are counted from the lists' first; `cuts` are
+// lists; of those rows that wanted(row, r) holds for. Rows are counted from the lists' first; `cuts` are
 // from there on, and list_row(r) is the tile's r-th.
 template <class Tile, class ListRow, class Wanted>
 __device__ __forceinline__ void add_to_rows(const Tile& tile, typename Tile::Storage& storage,
@@ -370,7 +370,7 @@ __device__ __forceinline__ void add_to_rows(const Tile& tile, typename Tile::Sto
         return lists.words + static_cast<long long>(row) * lists.capacity;
     };
     if constexpr (!Tile::PARKS) {
-        const unsigned row = list_row(LaneRows<Tile>::row());
+        const unsigned place = LaneRows<Tile>::row(), row = list_row(place);
         const Cut* const cut = at(cuts, row);
         const float least = cut->similarity;
         unsigned flags[Tile::ROWS] = {};
@@ -383,7 +383,7 @@ __device__ __forceinline__ void add_to_rows(const Tile& tile, typename Tile::Sto
         unsigned* const count = at(lists.counts, row);
         unsigned long long to = 0;
         if (all) own.fill();
-        if (!wanted(row)) own.clear();
+        if (!wanted(row, place)) own.clear();
         if (by_bits) {
             const unsigned number = own.number();
             const unsigned first = number != 0 ? atomicAdd(count, number) : 0;
@@ -412,7 +412,7 @@ __device__ __forceinline__ void add_to_rows(const Tile& tile, typename Tile::Sto
 #pragma unroll
         for (int r = 0; r < Tile::ROWS; ++r) {
             const unsigned row = list_row(Tile::row(r));
-            if (!wanted(row)) continue;
+            if (!wanted(row, Tile::row(r))) continue;
             const Cut* const cut = cuts + row;
             const float least = cut->similarity;
             // Fours with one above the cut.
@@ -457,7 +457,7 @@ __device__ __forceinline__ void collect_rows(const Operand& x, const Operand& y,
     each_tile<Tile>(x, y, depth, pairs, first_row, sample, tiles, storage,
                     [&](Tile& tile, unsigned i0, unsigned j0, unsigned) {
                         add_to_rows(tile, storage, pairs, i0, j0, first_row, lists, aside,
-                                    [](unsigned) { return true; });
+                                    [](unsigned, unsigned) { return true; });
                     });
 }
 
@@ -479,14 +479,21 @@ __device__ __forceinline__ void collect_again(const Operand& x, const Operand& y
         Tile tile;
         tile.template multiply<Layout::DEPTH, Layout::DEPTH>(some, i0, number, y, j0, pairs.columns,
                                                              0, depth, storage);
-        Cells<Tile> cells;
-        cells.classify(pairs, i0, j0, rows);
-        mark(tile, cells);
-        // Of places beyond the last row no element is a pair.
+        // Mostly only pairs on the diagonal are not negative, if any.
+        bool plain = j0 + Tile::SIDE <= pairs.columns &&
+                     !(pairs.flags & (LABELED | IDS) || pairs.index);
+#pragma unroll
+        for (int r = 0; r < Tile::ROWS; ++r)
+            plain = plain && rows.row(i0 + Tile::row(r)) - j0 >= Tile::SIDE;
+        if (ptx::any(!plain, 0xffffffff)) {
+            Cells<Tile> cells;
+            cells.classify(pairs, i0, j0, rows);
+            mark(tile, cells);
+        }
         add_to_rows(
             tile, storage, j0, pairs.cuts + first_row, lists,
             [&](unsigned r) { return rows.row(i0 + r) - first_row; },
-            [](unsigned) { return true; });
+            [&](unsigned, unsigned r) { return i0 + r < number; });
         __syncthreads();
     }
 }
@@ -520,7 +527,7 @@ __device__ __forceinline__ void repeat_rows(const Operand& x, const Operand& y, 
                                                              pairs.columns, 0, depth,
                                                              shared.product);
         add_to_rows(tile, shared.product, pairs, i0, j0, first_row, lists, Aside{},
-                    [&](unsigned row) { return lost[row] != 0; });
+                    [&](unsigned row, unsigned) { return lost[row] != 0; });
         __syncthreads();
         // Where the next tile's pairs might not fit, the k hardest so far are enough.
         const rows::Group<false> group;

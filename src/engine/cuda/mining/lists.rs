@@ -158,7 +158,7 @@ fn likely(expected: f64, found: usize) -> f64 {
 
 /// Instructions, about: of a pair of a row's sample, memory included, of one of the elements that its
 /// guess goes through, and of a candidate.
-const ROW_COSTS: (f64, f64, f64) = (6.0, 15.0, 50.0);
+const ROW_COSTS: (f64, f64, f64) = (6.0, 15.0, 60.0);
 /// Of a candidate of the matrix.
 const MATRIX_CANDIDATE: f64 = 150.0;
 
@@ -255,7 +255,8 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
     if rows == 0 {
         return None;
     }
-    let rows = rows.min(n);
+    // In panels of like size.
+    let rows = n.div_ceil(n.div_ceil(rows)).next_multiple_of(side).min(n);
     let rest = Sample::new(line, 1, stride);
     let mined = rows.checked_mul(k)?;
     Some(Stages {
