@@ -65,11 +65,13 @@ extern "C" __global__ void judge_window(List list, const unsigned long long* abo
     if (!found) *list.count = 0;
 }
 
-// Sets n words to 0. Grid: ceil(n / 256).
+// Sets words to 0, in two places. Grid: ceil(most / 256), the more of both.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    clear_words(unsigned* words, unsigned long long count) {
+    clear_words(unsigned* words, unsigned long long count, unsigned* others,
+                unsigned long long other_count) {
     const unsigned long long i = thread_index();
     if (i < count) words[i] = 0;
+    if (i < other_count) others[i] = 0;
 }
 
 // A digit of every row's search, from counters: 2^bits a row, cleared. Grid: the rows; few threads for
@@ -592,11 +594,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // starts[i] = the sum of min(k, counts[j]) over j < i, rows + 1 of them; the last is *total, too,
-// which may be null. Grid 1.
-extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
-    row_starts(const unsigned* counts, unsigned count, unsigned k, unsigned* starts,
-               unsigned long long* total) {
-    __shared__ unsigned sums[SEARCH_THREADS];
+// which may be null. One block.
+__device__ __forceinline__ void row_starts(const unsigned* counts, unsigned count, unsigned k,
+                                           unsigned* starts, unsigned long long* total,
+                                           unsigned (&sums)[SEARCH_THREADS]) {
     const unsigned each = (count + SEARCH_THREADS - 1) / SEARCH_THREADS;
     const unsigned first = min(threadIdx.x * each, count), end = min(first + each, count);
     unsigned sum = 0;
@@ -613,12 +614,15 @@ extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
 
 // Of every SEARCH_THREADS rows, the order by how many pairs they have: rows that are selected side by
 // side have about as many. `shift`: of numbers, so that they are less than SEARCH_THREADS; larger ones
-// count as the largest. Grid: ceil(count / SEARCH_THREADS).
+// count as the largest. And where rows' pairs start, of which no more than k count (row_starts), if
+// `starts` is not null. Grid: ceil(count / SEARCH_THREADS), and one more for the starts.
 extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
-    order_rows(const unsigned* counts, unsigned count, unsigned shift, unsigned* order) {
+    order_rows(const unsigned* counts, unsigned count, unsigned shift, unsigned* order, unsigned k,
+               unsigned* starts, unsigned long long* total) {
     __shared__ unsigned numbers[SEARCH_THREADS];
     __shared__ unsigned sums[SEARCH_THREADS];
     const unsigned first = blockIdx.x * SEARCH_THREADS, row = first + threadIdx.x;
+    if (first >= count) return row_starts(counts, count, k, starts, total, sums);
     numbers[threadIdx.x] = 0;
     __syncthreads();
     unsigned digit = 0, place = 0;

@@ -323,7 +323,10 @@ fn mining_of_the_matrix_costs_little_on_tensor_cores() {
     let (n, mining) = (16 * SIDE, Mining::Hardest(16 * SIDE));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, n, D), mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.10 && cost.warps <= 1.20 && cost.launches[1] <= 26);
+    assert!(cost.forward <= 1.05 && cost.warps <= 1.12 && cost.launches[1] <= 25);
+    // No block keeps the others waiting: one that had the sample or the list for itself would be
+    // several passes.
+    assert!(cost.busiest <= 1.3);
 }
 
 #[test]
@@ -332,7 +335,8 @@ fn mining_of_rows_costs_little_on_tensor_cores() {
     let (n, mining) = (16 * SIDE, Mining::HardestPerRow(16));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, (n, n, D), mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 1.08 && cost.warps <= 1.16 && cost.launches[1] <= 14);
+    assert!(cost.forward <= 1.08 && cost.warps <= 1.16 && cost.launches[1] <= 15);
+    assert!(cost.busiest <= 1.12);
     // By a list.
     assert!(cost.products == [1.0, 0.0] && cost.backward <= 1.55);
 }
@@ -344,7 +348,7 @@ fn mining_of_many_of_each_row_costs_little_on_tensor_cores() {
     let (size, mining) = ((4 * SIDE, 32 * SIDE, D), Mining::HardestPerRow(64));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, size, mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 0.91 && cost.warps <= 0.98 && cost.launches[1] <= 14);
+    assert!(cost.forward <= 0.91 && cost.warps <= 0.98 && cost.launches[1] <= 15);
     assert!(cost.products == [1.0, 0.0] && cost.backward <= 2.55);
 }
 
@@ -355,7 +359,7 @@ fn mining_of_a_share_of_each_row_costs_little_on_tensor_cores() {
     let (size, mining) = ((4 * SIDE, 32 * SIDE, D), Mining::HardestPerRow(256));
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, size, mining);
     let Some(cost) = cost else { return };
-    assert!(cost.forward <= 0.98 && cost.warps <= 1.10 && cost.launches[1] <= 13);
+    assert!(cost.forward <= 0.98 && cost.warps <= 1.10 && cost.launches[1] <= 15);
     assert!(cost.products == [1.0, 3.0] && cost.backward <= 2.95);
 }
 
@@ -376,7 +380,8 @@ fn gradient_is_dense(test: &str, mining: Mining) {
     let size = (MANY, MANY, D);
     let cost = mining_cost(test, TileEngine::Sm80, DType::Bf16, size, mining);
     let Some(cost) = cost else { return };
-    assert_eq!(cost.products, [1.0, 3.0]);
+    // The matrix's sample is computed twice.
+    assert!(cost.products[0] < 1.05 && cost.products[1] == 3.0, "{:?}", cost.products);
 }
 
 /// Rows of which 16 pairs are more than a 64th.

@@ -200,8 +200,7 @@ impl WindowPlan {
                 let mut steps = digits.steps().filter(|step| step.word < words);
                 steps.try_for_each(|step| launch.count_list(list, step, search, counters))
             };
-            launch.clear_words(list.count, 2)?;
-            launch.clear_words(above.count, 2)?;
+            launch.clear_words([(list.count, 2), (above.count, 2)])?;
             // The sample, and the similarities where the window begins and ends.
             launch.begin_search(k as u64, 0, 1, digits.above(), 0, search)?;
             let none = Above::default();
@@ -210,7 +209,7 @@ impl WindowPlan {
                 launch.begin_search(rank, 0, 1, digits.above(), 0, search)?;
                 find(search, 1)?;
             }
-            launch.clear_words(list.count, 2)?;
+            launch.clear_words([(list.count, 2), (0, 0)])?;
             launch.collect(kind, x, y, depth, pairs, all, 0, above, list, aside)?;
             launch.judge_window(list, above.count, k as u64, digits.above(), lost, search)?;
             find(search, 3)?;
@@ -286,7 +285,7 @@ impl CutsPlan {
         let search = self.search(shape, cuts, base);
         // SAFETY: the caller's.
         unsafe {
-            self.clear(launch, shape, base)?;
+            launch.clear_words([self.all_counters(shape, base), (0, 0)])?;
             match &self.window {
                 None => begin(launch, shape, 0, search)?,
                 Some(window) => {
@@ -302,15 +301,13 @@ impl CutsPlan {
         Searches { searches: self.searches.at(base), cuts, by_row }
     }
 
-    /// Clears the counters: what reads them clears them again. Safety as for
-    /// [`find`](Self::find).
-    unsafe fn clear(&self, launch: &Launcher<'_>, shape: &Shape, base: Address) -> Result<()> {
+    /// The counters, so many words, which are to be 0 at first: what reads them clears them again.
+    fn all_counters(&self, shape: &Shape, base: Address) -> (Address, u64) {
         let words = match shape.mining {
             Mining::HardestPerRow(_) => (self.rows as u64) << ROW_BITS,
             _ => 2 * MATRIX_COUNTERS as u64,
         };
-        // SAFETY: the counters of the plan.
-        unsafe { launch.clear_words(self.counters.at(base), words) }
+        (self.counters.at(base), words)
     }
 
     /// The searches that are not over, by passes over the tiles. Safety as for
@@ -556,7 +553,7 @@ impl TopKPlan {
                     let [list, other] = lists.map(|list| list.at(base, count));
                     self.cuts.find(launch, shape, x, y, &pairs, cut, base)?;
                     let pairs = with_cuts(pairs, shape, cut);
-                    launch.clear_words(count, 2)?;
+                    launch.clear_words([(count, 2), (0, 0)])?;
                     let (kind, depth) = (self.cuts.kind, d as u32);
                     let all = Sample::new(tiles(kind.tile, n as u32, m as u32), 1, 0);
                     let (none, aside) = (Above::default(), Aside::default());

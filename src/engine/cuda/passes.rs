@@ -1077,7 +1077,7 @@ impl Rows {
                         let rows = rows as u32;
                         let top = embeddings.top.at(base);
                         if operands.factors && !shape.normalize {
-                            launch.clear_words(top, 1)?;
+                            launch.clear_words([(top, 1), (0, 0)])?;
                             launch.matrix_top(from, rows, depth, top)?;
                         }
                         launch.prepare(from, rows, depth, NORM_EPS, top, order, out)

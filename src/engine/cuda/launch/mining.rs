@@ -316,10 +316,12 @@ impl Launcher<'_> {
         )
     }
 
-    /// Sets `count` words to 0.
-    pub unsafe fn clear_words(&self, words: Address, count: u64) -> Result<()> {
+    /// Sets words to 0: so many in one place and in another.
+    pub unsafe fn clear_words(&self, places: [(Address, u64); 2]) -> Result<()> {
         let function = &self.table.mining.clear_words;
-        launch!(self, function, blocks(count as usize), THREADS, &words, &count)
+        let [(words, count), (others, other_count)] = places;
+        let grid = blocks(count.max(other_count) as usize);
+        launch!(self, function, grid, THREADS, &words, &count, &others, &other_count)
     }
 
     /// Counts the negatives with each digit that follows those found, and chooses one. `counters`:
@@ -621,33 +623,35 @@ impl Launcher<'_> {
         launch!(self, function, pair_blocks(&list), THREADS, &list, &cut, &counts)
     }
 
-    /// `starts`: where the rows begin of which no more than k count, `count` + 1 u32; the last of
-    /// them is `total` (one u64, or 0), too.
-    pub unsafe fn row_starts(
+    /// Orders rows, SEARCH_THREADS at a time, by their counts, which are at most `most`: so
+    /// [`select_rows`](Self::select_rows) takes them. `order`: `count` u32. And `starts`, if it is not 0:
+    /// where the rows begin of which no more than k count, `count` + 1 u32; the last of them is `total`
+    /// (one u64, or 0), too.
+    pub unsafe fn order_rows(
         &self,
         counts: Address,
-        count: u32,
+        (count, most): (u32, u32),
+        order: Address,
         k: u32,
         starts: Address,
         total: Address,
     ) -> Result<()> {
-        let function = &self.table.mining.row_starts;
-        launch!(self, function, 1, SEARCH_THREADS, &counts, &count, &k, &starts, &total)
-    }
-
-    /// Orders rows, SEARCH_THREADS at a time, by their counts, which are at most `most`: so
-    /// [`select_rows`](Self::select_rows) takes them. `order`: `count` u32.
-    pub unsafe fn order_rows(
-        &self,
-        counts: Address,
-        count: u32,
-        most: u32,
-        order: Address,
-    ) -> Result<()> {
         let function = &self.table.mining.order_rows;
-        let grid = (count as usize).div_ceil(SEARCH_THREADS as usize);
+        let grid = (count as usize).div_ceil(SEARCH_THREADS as usize) + usize::from(starts != 0);
         let shift = (u32::BITS - most.leading_zeros()).saturating_sub(SEARCH_THREADS.ilog2());
-        launch!(self, function, grid, SEARCH_THREADS, &counts, &count, &shift, &order)
+        launch!(
+            self,
+            function,
+            grid,
+            SEARCH_THREADS,
+            &counts,
+            &count,
+            &shift,
+            &order,
+            &k,
+            &starts,
+            &total
+        )
     }
 
     /// Puts the pairs of a list that the cut includes where their rows begin: a u64 each. `counts`:

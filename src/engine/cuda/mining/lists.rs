@@ -535,7 +535,12 @@ impl ListsPlan {
         // SAFETY: as in `run`.
         unsafe {
             let panels = n.div_ceil(self.stages.rows) as u64;
-            launch.clear_words(self.zeros.at(base), (HEAD + 2 * n) as u64 + panels)?;
+            let zeros = (self.zeros.at(base), (HEAD + 2 * n) as u64 + panels);
+            let counters = match &self.candidates {
+                Candidates::Matrix { .. } => cuts.all_counters(shape, base),
+                Candidates::Rows { .. } => (0, 0),
+            };
+            launch.clear_words([zeros, counters])?;
             let (list, few, words) = match &self.candidates {
                 Candidates::Matrix { list, few, words } => (list, few, words.at(base)),
                 Candidates::Rows { words } => {
@@ -567,11 +572,9 @@ impl ListsPlan {
                             .collect_again(arithmetic, x, y, depth, pairs, rows.0, again, lists)?;
                         launch
                             .repeat_rows(kind, x, y, depth, pairs, rows, k, lists, lost, to.cuts)?;
-                        launch.order_rows(counts, count, capacity as u32, order)?;
                         let starts = if to.list.count != 0 { starts } else { 0 };
-                        if starts != 0 {
-                            launch.row_starts(counts, count, k, starts, to.list.count)?;
-                        }
+                        let most = (count, capacity as u32);
+                        launch.order_rows(counts, most, order, k, starts, to.list.count)?;
                         let (rows, totals) = ((rows.0, count), to.totals.starting_at(first));
                         let (columns, cuts) = (m as u32, to.cuts);
                         launch.select_rows(
@@ -582,13 +585,12 @@ impl ListsPlan {
                     return Ok(());
                 }
             };
-            let (rows, zeros) = ((0, n as u32), self.zeros.at(base));
+            let (rows, zeros) = ((0, n as u32), zeros.0);
             let (list, few) = (list.at(base, zeros), few.at(base, zeros + 8));
             let (search, none) = (cuts.search(shape, to.cuts, base), Above::default());
             let digits = Digits::of(shape);
-            let (counters, range) = (cuts.counters.at(base), zeros + 16);
+            let (counters, range) = (counters.0, zeros + 16);
             let bins = ListSearch { few, range, counters, lost, searches: search };
-            cuts.clear(launch, shape, base)?;
             let values = Values { all: 0, ..values };
             launch.sample(kind, x, y, depth, pairs, rows, sample, values, Aside::default())?;
             let number = sample.taken() * kind.tile.side() * kind.tile.side();
@@ -607,8 +609,8 @@ impl ListsPlan {
             let all = Sample::new(tiles(kind.tile, n as u32, m as u32), 1, 0);
             launch.collect(kind, x, y, depth, pairs, all, lost, none, list, Aside::default())?;
             launch.count_mined(list, to.cuts, counts)?;
-            launch.row_starts(counts, n as u32, u32::MAX, starts, to.list.count)?;
-            launch.order_rows(counts, n as u32, m as u32, order)?;
+            let most = (n as u32, m as u32);
+            launch.order_rows(counts, most, order, u32::MAX, starts, to.list.count)?;
             launch.place_mined(list, to.cuts, starts, counts, words)?;
             let dealt = RowLists { words, counts, capacity: 0 };
             launch.select_rows(dealt, 0, m as u32, order, starts, rows, to.list, 0, to.totals)?;
