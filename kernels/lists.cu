@@ -1194,18 +1194,38 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     counts[threadIdx.x * gridDim.x + blockIdx.x] = shared[threadIdx.x];
 }
 
-// Counts into places: every one becomes the sum of those before it. Grid 1, a thread a digit.
-extern "C" __global__ void __launch_bounds__(THREADS)
+// Counts into places: every one becomes the sum of those before it. Grid 1, a warp some digits: their
+// counts lie side by side, and a thread that had a digit to itself would wait for each of them.
+extern "C" __global__ void __launch_bounds__(SEARCH_THREADS)
     sort_places(unsigned* counts, unsigned blocks) {
-    __shared__ unsigned sums[THREADS];
-    unsigned* own = counts + threadIdx.x * blocks;
-    unsigned sum = 0;
-    for (unsigned i = 0; i < blocks; ++i) sum += own[i];
-    unsigned place = reduce::scan(sum, sums) - sum;
-    for (unsigned i = 0; i < blocks; ++i) {
-        const unsigned count = own[i];
-        own[i] = place;
-        place += count;
+    __shared__ unsigned sums[DIGITS];
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll 1
+    for (unsigned digit = warp; digit < DIGITS; digit += SEARCH_THREADS / 32) {
+        unsigned sum = 0;
+#pragma unroll 4
+        for (unsigned i = lane; i < blocks; i += 32) sum += counts[digit * blocks + i];
+        sum = ptx::warp_sum(sum);
+        if (lane == 0) sums[digit] = sum;
+    }
+    __syncthreads();
+    const unsigned own = threadIdx.x < DIGITS ? sums[threadIdx.x] : 0;
+    __syncthreads();
+    const unsigned before = reduce::scan(own, sums, DIGITS) - own;
+    __syncthreads();
+    if (threadIdx.x < DIGITS) sums[threadIdx.x] = before;
+    __syncthreads();
+#pragma unroll 1
+    for (unsigned digit = warp; digit < DIGITS; digit += SEARCH_THREADS / 32) {
+        unsigned place = sums[digit];
+#pragma unroll 1
+        for (unsigned first = 0; first < blocks; first += 32) {
+            unsigned* count = counts + digit * blocks + first + lane;
+            const unsigned number = first + lane < blocks ? *count : 0;
+            const unsigned end = place + ptx::warp_sum_up_to(number);
+            if (first + lane < blocks) *count = end - number;
+            place = ptx::shuffle(end, 31);
+        }
     }
 }
 

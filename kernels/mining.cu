@@ -597,12 +597,7 @@ __device__ __forceinline__ void add_by_lanes(Tile& tile, typename Tile::Storage&
     }
     // One place for all of the warp's.
     const unsigned number = own.number();
-    unsigned before = number;
-    before = ptx::add_from_below<1, 32, true>(before, 0);
-    before = ptx::add_from_below<2, 32, true>(before, 0);
-    before = ptx::add_from_below<4, 32, true>(before, 0);
-    before = ptx::add_from_below<8, 32, true>(before, 0);
-    before = ptx::add_from_below<16, 32, true>(before, 0);
+    const unsigned before = ptx::warp_sum_up_to(number);
     const unsigned total = ptx::shuffle(before, 31);
     if (total == 0) return;
     unsigned long long to = 0;

@@ -14,6 +14,7 @@ namespace ptx {
 REDUX(warp_min, "min.u32")
 REDUX(warp_max, "max.u32")
 REDUX(warp_or, "or.b32")
+REDUX(warp_sum, "add.u32")
 #undef REDUX
 
 }  // namespace ptx

@@ -110,4 +110,13 @@ __device__ __forceinline__ unsigned add_from_below(unsigned value, unsigned lane
     return value;
 }
 
+// The sum over the lanes of the warp up to this one.
+__device__ __forceinline__ unsigned warp_sum_up_to(unsigned value) {
+    value = add_from_below<1, 32, true>(value, 0);
+    value = add_from_below<2, 32, true>(value, 0);
+    value = add_from_below<4, 32, true>(value, 0);
+    value = add_from_below<8, 32, true>(value, 0);
+    return add_from_below<16, 32, true>(value, 0);
+}
+
 }  // namespace ptx

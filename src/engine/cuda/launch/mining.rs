@@ -740,7 +740,7 @@ impl Launcher<'_> {
         let blocks = chunks as u32;
         // SAFETY: the caller's; each kernel reads what the one before it wrote.
         launch!(self, &kernels.sort_count, chunks, THREADS, &from, &step, &counters)?;
-        launch!(self, &kernels.sort_places, 1, THREADS, &counters, &blocks)?;
+        launch!(self, &kernels.sort_places, 1, SEARCH_THREADS, &counters, &blocks)?;
         launch!(self, &kernels.sort_move, chunks, THREADS, &from, &to, &step, &counters)
     }
 
