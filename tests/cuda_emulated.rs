@@ -633,7 +633,8 @@ fn drawn_classes(count: usize, mean: usize, seed: u64) -> Vec<u32> {
 }
 
 /// Any sizes, by hand: `METRIC_KERNELS_LABELS="512 1024"`, and `METRIC_KERNELS_CLASSES="33 50drawn"` for
-/// other classes; kernel by kernel, of the diagonal's total.
+/// other classes; kernel by kernel, of the diagonal's total. With METRIC_KERNELS_BUSIEST=1 on the
+/// busiest multiprocessor.
 #[test]
 #[ignore = "figures for the notes; takes minutes"]
 fn what_labels_cost() {
@@ -664,7 +665,11 @@ fn what_labels_cost() {
     for n in &sizes {
         for loss in losses {
             let calls = calls.next().unwrap();
-            let all = sum(&calls[0], "thread_instructions");
+            let cost = |launch: &Value| match std::env::var_os("METRIC_KERNELS_BUSIEST") {
+                Some(_) => on_the_busiest(launch),
+                None => number(launch, "thread_instructions"),
+            };
+            let all: f64 = calls[0].iter().map(cost).sum();
             let mut kernels: Vec<&str> = Vec::new();
             let name = |launch: &'_ Value| launch["kernel"].as_str().unwrap().to_owned();
             let names: Vec<String> = calls.iter().flatten().map(name).collect();
@@ -678,7 +683,7 @@ fn what_labels_cost() {
                 print!("    {:28}", kernel.unwrap_or(&"all"));
                 for call in calls {
                     let own = call.iter().filter(|l| kernel.is_none_or(|k| l["kernel"] == **k));
-                    let own: f64 = own.map(|launch| number(launch, "thread_instructions")).sum();
+                    let own: f64 = own.map(cost).sum();
                     print!(" {:8.4}", own / all);
                 }
                 println!();

@@ -69,6 +69,15 @@ impl Sample {
         self.taken as usize
     }
 
+    /// The tiles of a line that it takes: as Sample::tile_of_line (kernels/mining.cu).
+    #[cfg(test)]
+    pub fn tiles(self) -> impl Iterator<Item = usize> + Clone {
+        let [stride, skip, taken] = [self.stride, self.skip, self.taken].map(|n| n as usize);
+        let multiple =
+            move |place: usize| if skip == 0 { place } else { place + place / (skip - 1) + 1 };
+        (0..taken).map(move |place| multiple(place) * stride)
+    }
+
     /// How many of so many tiles it takes.
     pub fn count(self, tiles: usize) -> usize {
         tiles / self.line as usize * self.taken as usize

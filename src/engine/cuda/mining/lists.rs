@@ -2,13 +2,18 @@
 //! over the tiles, from which both the log-sum-exp and the gradient are computed.
 //!
 //! The pass comes in parts. A sample of the tiles, which lie evenly in the matrix, tells a cut that the
-//! mined pairs lie above in all likelihood, and not many more; the pairs above it are collected from
-//! the sample and from the rest of the tiles. Of a large matrix a seventh of the tiles is between the
-//! two, a better sample than the few first ones: hard pairs may lie close together. Where the guess was wrong (too few lie
-//! above it, or more than there is room for), that is seen on the device, and the pairs are found
-//! without a guess: of rows, by one pass over their tiles that keeps the hardest so far; of the
-//! matrix, by the search for its cut. These launches are always made, and end at once where they are
-//! not needed.
+//! mined pairs lie above in all likelihood, and not many more; the pairs above it are collected: of
+//! rows from the sample and from the rest of the tiles, of the matrix from all of them, its small
+//! sample once more. Of a large matrix a seventh of the tiles comes first, a better sample than the few
+//! ones: hard pairs may lie close together. No kernel of these has one block that goes through a
+//! sample or a list for all: it would take longer than the pass.
+//!
+//! Where the guess was wrong (too few lie above it, or more than there is room for), that is seen on
+//! the device. A row with too few has a lower cut guessed for it, by what it lacks, and is gone through
+//! again with the other such rows; so a guess may be wrong now and then, and the candidates are the
+//! fewer. What is still wrong, or wrong in many rows, is found without a guess: of rows, by one pass
+//! over their tiles that keeps the hardest so far; of the matrix, by the search for its cut. These
+//! launches are always made, and end at once where they are not needed.
 //!
 //! Each row of the matrix has its own candidates, and they come out of their selection sorted by
 //! column; the hardest of the whole matrix are dealt to their rows first.
@@ -334,7 +339,9 @@ fn of_matrix(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<S
         (number as f64 * (1.0 - (1.0 - part.min(1.0)).powi(each as i32))).ceil() as usize;
     let room = k.checked_mul(2)? + 1024;
     let capacity = (2.0 * likely(expected, rank)) as usize;
-    let capacity = capacity.max(room).min(pairs / 2);
+    // Hard pairs may lie together, and the sample's tiles among them: some room, as memory goes.
+    let spare = (pairs / 128).min(1 << 21).min(list_bytes / 24);
+    let capacity = capacity.max(room).max(spare).min(pairs / 2);
     let fits = capacity >= room && capacity as f64 >= 1.5 * expected;
     if !fits || 8 * rank_of_elements > 7 * number || capacity.checked_mul(12)? > list_bytes {
         return None;
@@ -764,14 +771,7 @@ mod tests {
         for (line, step) in [(2, 2), (4, 2), (5, 5), (6, 5), (24, 7), (1000, 31)] {
             let mut taken = vec![0; line];
             for (stride, skip) in [(step, 0), (1, step)] {
-                let sample = Sample::new(line, stride, skip);
-                for block in 0..sample.count(line) {
-                    let multiple = match skip {
-                        0 => block,
-                        _ => block / (skip - 1) * skip + block % (skip - 1) + 1,
-                    };
-                    taken[multiple * stride] += 1;
-                }
+                Sample::new(line, stride, skip).tiles().for_each(|tile| taken[tile] += 1);
             }
             assert!(taken.iter().all(|&count| count == 1), "{line}: {taken:?}");
         }
@@ -809,8 +809,8 @@ mod tests {
         let few = of(8192, 8192, Mining::Hardest(100_000)).unwrap();
         assert!(few.capacity < 4_000_000 && few.mined == 100_000, "{few:?}");
         let parts = of(16384, 16384, Mining::Hardest(16384)).unwrap();
-        let Stages { sample, middle, rest, .. } = parts;
-        let all = sample.taken() + middle.unwrap().0.taken() + rest.taken();
+        let Stages { middle, rest, .. } = parts;
+        let all = middle.unwrap().0.taken() + rest.taken();
         assert_eq!(all, 128 * 128, "{parts:?}");
         // The size of the test of three parts in tests/cuda_mining.rs.
         let parts = stages(&shape(500, 490, Mining::Hardest(20)), kind(Tile::Small), LIST_BYTES);
@@ -909,23 +909,18 @@ mod tests {
         cut
     }
 
-    #[test]
-    #[ignore = "figures for the notes; a minute"]
-    fn how_the_cuts_of_rows_are_guessed() {
-        const N: usize = 16_384;
-        const D: usize = 16;
-        let (side, k) = (Tile::Large.side(), 16);
-        let kind = Kind { arithmetic: Arithmetic::Bf16, tile: Tile::Large };
-        let stages = stages(&shape(N, N, Mining::HardestPerRow(k)), kind, LIST_BYTES);
-        let stages = stages.unwrap();
-        println!("{stages:?}");
+    /// Rows and columns of the data that guesses are shown with, and how many numbers a vector has.
+    const N: usize = 16_384;
+    const D: usize = 16;
+    type Vector = [f32; D];
+
+    fn data() -> Vec<(&'static str, Vec<Vector>, Vec<Vector>)> {
         let mut state = 1u64;
         let mut uniform = move || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 40) as f32 / (1 << 24) as f32
         };
         let mut normal = move || (0..12).map(|_| uniform()).sum::<f32>() - 6.0;
-        type Vector = [f32; D];
         let unit = |vector: Vector| {
             let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt();
             vector.map(|v| v / norm)
@@ -946,35 +941,108 @@ mod tests {
         let longer = |(j, v): (usize, &Vector)| v.map(|v| v * (1 + j) as f32);
         // 100 columns side by side are close to all rows.
         let hubs = |j: usize| if (5_000..5_100).contains(&j) { centers[0] } else { y[j] };
-        let cases = [
+        vec![
             ("uniform", x.clone(), y.clone()),
             ("clusters in order", near(&x, &ordered), near(&y, &ordered)),
             ("clusters shuffled", near(&x, &shuffled), near(&y, &shuffled)),
             ("columns longer and longer", x.clone(), y.iter().enumerate().map(longer).collect()),
             ("hubs", near(&x, &|_| centers[0]), near(&y, &hubs)),
             ("all equal", vec![x[0]; N], vec![x[0]; N]),
-        ];
-        for (name, x, y) in cases {
-            let (mut sum, mut most, mut wrong) = (0, 0, 0);
+        ]
+    }
+
+    fn similarity(anchor: &Vector, candidate: &Vector) -> f32 {
+        anchor.iter().zip(candidate).map(|(a, b)| a * b).sum()
+    }
+
+    #[test]
+    #[ignore = "figures for the notes; a minute"]
+    fn how_the_cuts_of_rows_are_guessed() {
+        let (side, k) = (Tile::Large.side(), 16);
+        let kind = Kind { arithmetic: Arithmetic::Bf16, tile: Tile::Large };
+        let stages = stages(&shape(N, N, Mining::HardestPerRow(k)), kind, LIST_BYTES);
+        let stages = stages.unwrap();
+        println!("{stages:?}");
+        for (name, x, y) in data() {
+            let (mut sum, mut most, mut again, mut wrong) = (0, 0, 0, 0);
             for (i, anchor) in x.iter().enumerate() {
-                let similar = |candidate: &Vector| -> f32 {
-                    anchor.iter().zip(candidate).map(|(a, b)| a * b).sum()
-                };
-                let mut row: Vec<f32> = y.iter().map(similar).collect();
+                let mut row: Vec<f32> = y.iter().map(|y| similarity(anchor, y)).collect();
                 row[i] = f32::NAN;
-                let taken = stages.sample.taken();
-                let tiles = (0..taken).map(|tile| tile * (N / side / taken) * side);
+                let tiles = stages.sample.tiles().map(|tile| tile * side);
                 let sample = tiles.flat_map(|at| row[at..at + side].iter().copied());
                 let sample: Vec<f32> = sample.collect();
-                let tops = tops(&sample, kind, stages.elements);
-                let cut = guess(&tops, stages.rank);
-                let found = row.iter().filter(|&&similarity| similarity >= cut).count();
+                let above = |cut: f32| row.iter().filter(|&&value| value >= cut).count();
+                let mut found = above(guess(&tops(&sample, kind, stages.elements), stages.rank));
                 sum += found;
                 most = most.max(found);
+                // As guess_again (kernels/lists.cu) does.
+                if found < k {
+                    again += 1;
+                    let number = sample.len();
+                    let rank = stages.second * k / (found + 1);
+                    found = above(guess(&sample, rank.min(number - number / 16)));
+                }
                 wrong += usize::from(found < k || found > stages.capacity);
             }
             let mean = sum as f64 / N as f64;
-            println!("{name}: {mean:.1} candidates a row, {most} at most, {wrong} wrong guesses");
+            println!(
+                "{name}: {mean:.1} candidates a row, {most} at most; {again} rows guessed again, \
+                 {wrong} wrong for all that"
+            );
+        }
+    }
+
+    #[test]
+    #[ignore = "figures for the notes; a minute"]
+    fn how_the_cut_of_the_matrix_is_guessed() {
+        let (side, k) = (Tile::Large.side(), N);
+        let kind = Kind { arithmetic: Arithmetic::Bf16, tile: Tile::Large };
+        let stages = stages(&shape(N, N, Mining::Hardest(k)), kind, LIST_BYTES).unwrap();
+        println!("{stages:?}");
+        let across = N / side;
+        let (middle, rank) = stages.middle.unwrap();
+        for (name, x, y) in data() {
+            let tile = |at: usize| {
+                let (i0, j0) = (at / across * side, at % across * side);
+                let row = |i: usize| (j0..j0 + side).map(move |j| (i, j));
+                let value = |(i, j): (usize, usize)| {
+                    if i == j { f32::NAN } else { similarity(&x[i], &y[j]) }
+                };
+                (i0..i0 + side).flat_map(row).map(value).collect::<Vec<f32>>()
+            };
+            // The `rank`th largest, or that of all where there are fewer.
+            let nth = |values: &mut Vec<f32>, rank: usize| {
+                values.retain(|value| !value.is_nan());
+                values.sort_by(|a, b| b.total_cmp(a));
+                values.get(rank - 1).copied().unwrap_or(f32::NEG_INFINITY)
+            };
+            let sampled = stages.sample.tiles().flat_map(|at| {
+                let values = tile(at);
+                values
+                    .chunks(side)
+                    .flat_map(|row| tops(row, kind, stages.elements))
+                    .collect::<Vec<_>>()
+            });
+            let mut cut = nth(&mut sampled.collect(), stages.rank);
+            let collect = |list: &mut Vec<f32>,
+                           cut: f32,
+                           tiles: &mut dyn Iterator<Item = usize>| {
+                tiles.for_each(|at| list.extend(tile(at).iter().filter(|value| **value >= cut)));
+            };
+            let mut list = Vec::new();
+            collect(&mut list, cut, &mut middle.tiles());
+            let first = list.len();
+            if first > rank && first <= stages.capacity {
+                cut = nth(&mut list.clone(), rank);
+            }
+            collect(&mut list, cut, &mut stages.rest.tiles());
+            let above = list.iter().filter(|&&value| value >= cut).count();
+            let wrong = list.len() > stages.capacity || above < k;
+            println!(
+                "{name}: {first} candidates of the seventh, {} of the rest; {}",
+                list.len() - first,
+                if wrong { "a search" } else { "no repeat" }
+            );
         }
     }
 }
