@@ -588,9 +588,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     count_mined(List list, const Cut* cut, unsigned* counts) {
     const unsigned count = length(list);
     const Cut least = *cut;
-    for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS)
-        if (includes(least, list.similarity[i], list.row[i], list.column[i]))
-            atomicAdd(&counts[list.row[i]], 1u);
+    for (unsigned i = thread_index(); i < count; i += gridDim.x * THREADS) {
+        const float similarity = list.similarity[i];
+        const unsigned key = order_key(similarity);
+        if (key < least.key) continue;
+        // The column is only needed at the cut.
+        const unsigned row = list.row[i];
+        if (key == least.key && !includes(least, similarity, row, list.column[i])) continue;
+        atomicAdd(&counts[row], 1u);
+    }
 }
 
 // starts[i] = the sum of min(k, counts[j]) over j < i, rows + 1 of them; the last is *total, too,

@@ -239,7 +239,7 @@ fn list_blocks(list: &List) -> usize {
 
 /// The same where blocks have nothing to clear.
 fn pair_blocks(list: &List) -> usize {
-    blocks((list.capacity as usize).div_ceil(4)).min(2048)
+    blocks((list.capacity as usize).div_ceil(8)).min(2048)
 }
 
 /// Blocks of a kernel that counts so many numbers into bins: 16 a thread, so that a block's counters
