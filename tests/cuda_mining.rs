@@ -302,7 +302,11 @@ fn rows_guessed_too_high_are_guessed_for_again() {
         };
         coordinate(&mut high.x, &|row| if row % 10 == 3 { 1.0 } else { 0.0 });
         let y = |column: usize| {
-            if column / 32 % 5 == 0 && column % 32 < 16 && column % 4 == 0 { 2.0 } else { 0.0 }
+            if (column / 32).is_multiple_of(5) && column % 32 < 16 && column.is_multiple_of(4) {
+                2.0
+            } else {
+                0.0
+            }
         };
         coordinate(high.y.as_mut().unwrap(), &y);
         high

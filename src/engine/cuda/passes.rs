@@ -189,7 +189,7 @@ impl Planner {
         // Blocks of some waves even out what is left of the last. Where that is next to nothing, few
         // parts are less work.
         let choices = || 1..=most.min(WAVES * slots.div_ceil(lines));
-        let least = choices().map(|splits| takes(splits)).fold(f64::INFINITY, f64::min);
+        let least = choices().map(&takes).fold(f64::INFINITY, f64::min);
         choices().find(|splits| takes(*splits) <= 1.05 * least).unwrap_or(1)
     }
 
