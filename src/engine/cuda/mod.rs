@@ -25,16 +25,19 @@
 //! [`Mining::HardestPerRow`] had to be mined some at a time. A sample of the pairs tells
 //! a threshold that the mined ones lie above in all likelihood. Few means at most a 32nd of all pairs,
 //! or candidates for at most half of each row, and 256 MiB of them (of some rows at a time, where each
-//! row is mined for itself). Of rows, that is up to about a fifth of the columns; counted in
-//! instructions of threads (bf16, d = 128, n = m), the forward pass then takes at most 1.16 of the one
-//! without mining up to a 32nd of each row, 1.24 for a 16th (1.11 for 1,024 of 16,384), 1.34 for
-//! an eighth, more beyond; in instructions of warps up to 1.30 for a 32nd, 1.41 for a 16th.
+//! row is mined for itself). Of rows, that is up to about a fifth of the columns. Counted in
+//! instructions of threads (bf16, d = 128, n = m from 2,048 on), the forward pass then takes at most 1.06
+//! of the one without mining for the hardest of the matrix, up to 100,000 from n = 4,096 on, and less than
+//! one of 16,384²; for the hardest of each row 1.13 up to a 32nd of it, 1.23 for a 16th (1.15 of 4,096,
+//! 1.09 of 16,384), 1.31 for an eighth, more beyond. In instructions of warps: 1.17 for the matrix, 1.25 for a
+//! 32nd of each row, 1.38 for a 16th.
 //!
 //! More pairs are told by a threshold, which costs passes of its own: one for the hardest of the whole
 //! matrix, four for those of each row. Loss and gradients then run as without mining.
 //!
-//! Where data make a list overflow or a guess fail (many equal similarities at the place that counts,
-//! the hardest pairs all together), one to nine more passes find the same set. That is decided on
+//! A row here and there whose guess was wrong is gone through again by itself. Where data make a list
+//! overflow or many guesses fail (many equal similarities at the place that counts, the hardest pairs
+//! all together), one to nine more passes find the same set. That is decided on
 //! the device, by launches that are always made and end at once where they are not needed: nothing
 //! waits for the host, and a captured graph is right whatever data it is replayed on.
 //!

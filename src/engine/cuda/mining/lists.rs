@@ -166,6 +166,8 @@ fn likely(expected: f64, found: usize) -> f64 {
 const ROW_COSTS: (f64, f64, f64) = (6.0, 15.0, 60.0);
 /// Of a candidate of the matrix.
 const MATRIX_CANDIDATE: f64 = 150.0;
+/// Of a pair that is gone through again besides its product, in small tiles.
+const AGAIN_COST: f64 = 33.0;
 
 /// Instructions of a pair's product, about.
 fn product_cost(arithmetic: Arithmetic, d: usize) -> f64 {
@@ -206,10 +208,7 @@ fn of_rows(shape: &Shape, kind: Kind, k: usize, list_bytes: usize) -> Option<Sta
     // Of a sample of so many columns, the guess's rank and elements, how many pairs it is to include
     // of all, and what that costs. Pairs are missing only if so many of the first k - 1 are in the
     // sample: rows that do not have all are gone through again, a tile of them at least.
-    let pair_again = match kind.arithmetic {
-        Arithmetic::F32 => shape.d as f64 * 1.5 + 30.0,
-        Arithmetic::F16 | Arithmetic::Bf16 => shape.d as f64 / 8.0 + 32.0,
-    };
+    let pair_again = product_cost(kind.arithmetic, shape.d) + AGAIN_COST;
     let again = |rarity: Rarity| {
         let (side, wrong) = (Tile::Small.side(), rarity.chance * n as f64);
         let tiles = wrong / side as f64 + 1.0 - (-wrong).exp();
