@@ -24,7 +24,7 @@
 //! all pairs (a 16th without tensor cores), labels say what is positive, or the rows of
 //! [`Mining::HardestPerRow`] had to be mined some at a time. A sample of the pairs tells
 //! a threshold that the mined ones lie above in all likelihood. Few means at most a 32nd of all pairs,
-//! or candidates for at most half of each row, and 256 MiB of them (of some rows at a time, where each
+//! or candidates for at most half of each row, and 208 MiB of them (of some rows at a time, where each
 //! row is mined for itself). Of rows, that is up to about a fifth of the columns. Counted in
 //! instructions of threads (bf16, d = 128, n = m from 2,048 on), the forward pass then takes at most 1.06
 //! of the one without mining for the hardest of the matrix, up to 100,000 from n = 4,096 on, and less than

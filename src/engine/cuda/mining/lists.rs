@@ -37,7 +37,7 @@ use crate::Result;
 use crate::loss::formula::Mining;
 
 /// Bytes of the lists of candidates, at most; less where the caller sets a bound.
-pub(in super::super) const LIST_BYTES: usize = 256 << 20;
+pub(in super::super) const LIST_BYTES: usize = 208 << 20;
 
 /// The parts of a problem's pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
