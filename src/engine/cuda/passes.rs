@@ -177,14 +177,23 @@ impl Planner {
 
     /// Into how many parts, `most` at most, each of `lines` tasks of a `length` is to be split. Blocks
     /// come in waves of as many as the device holds: a wave that is not full takes as long as any.
-    /// `cost`: what a part takes besides its length, for its block and later on.
-    fn splits(&self, tile: Tile, lines: usize, length: usize, most: usize, cost: f64) -> usize {
+    /// `costs`: what a part takes besides its length, of its block; and of all later on, if it is not
+    /// the only one.
+    fn splits(
+        &self,
+        tile: Tile,
+        lines: usize,
+        length: usize,
+        most: usize,
+        costs: (f64, f64),
+    ) -> usize {
         let slots = self.multiprocessors * tile.resident();
         let takes = |splits: usize| {
             let each = length.div_ceil(splits);
             let blocks = lines * length.div_ceil(each);
             let waves = blocks.div_ceil(slots) as f64;
-            waves * (each as f64 + cost) + blocks as f64 / slots as f64 * cost
+            let later = if blocks == lines { 0.0 } else { blocks as f64 / slots as f64 * costs.1 };
+            waves * (each as f64 + costs.0) + later
         };
         // Blocks of some waves even out what is left of the last. Where that is next to nothing, few
         // parts are less work.
@@ -196,7 +205,7 @@ impl Planner {
     fn walk(&self, tile: Tile, n: usize, m: usize) -> Walk {
         let across = m.div_ceil(tile.side());
         // A block's statistics cost a small part of a tile's.
-        let splits = self.splits(tile, n.div_ceil(tile.side()), across, across, 0.3);
+        let splits = self.splits(tile, n.div_ceil(tile.side()), across, across, (0.3, 0.3));
         let each = across.div_ceil(splits);
         Walk { splits: across.div_ceil(each) as u32, tiles_per_split: each as u32 }
     }
@@ -205,8 +214,8 @@ impl Planner {
     fn product(&self, tile: Tile, rows: usize, columns: usize, depth: usize, lean: bool) -> Splits {
         let tiles = rows.div_ceil(tile.side()) * columns.div_ceil(tile.side());
         let most = if lean { 1 } else { depth.div_ceil(SPLIT_DEPTH) };
-        // To store and to add a part takes some slices' time.
-        split(depth, self.splits(tile, tiles, depth, most, 64.0))
+        // To store a part takes some slices' time, to write and read it once more that of many.
+        split(depth, self.splits(tile, tiles, depth, most, (64.0, 256.0)))
     }
 }
 
