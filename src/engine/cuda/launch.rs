@@ -572,6 +572,11 @@ fn blocks(count: usize) -> usize {
     count.div_ceil(THREADS as usize)
 }
 
+/// Blocks of [`ROW_THREADS`] threads, a row each.
+fn row_blocks(rows: u32) -> usize {
+    (rows as usize).div_ceil(ROW_THREADS as usize)
+}
+
 #[allow(clippy::too_many_arguments)] // one for each of a kernel's
 impl Launcher<'_> {
     /// `out` = the value, or what stands at `device` if that is not 0; NaN where it should be
@@ -716,7 +721,7 @@ impl Launcher<'_> {
         scale: Address,
         groups: Groups,
     ) -> Result<()> {
-        let grid = (rows as usize).div_ceil(ROW_THREADS as usize);
+        let grid = row_blocks(rows);
         launch!(
             self,
             &self.table.rows.merge_groups,
@@ -768,7 +773,7 @@ impl Launcher<'_> {
         out: Address,
     ) -> Result<()> {
         let function = &self.table.rows.log_sum_exp;
-        let grid = (count as usize).div_ceil(ROW_THREADS as usize);
+        let grid = row_blocks(count);
         launch!(
             self,
             function,
@@ -791,7 +796,7 @@ impl Launcher<'_> {
         scale: Address,
         terms: Address,
     ) -> Result<()> {
-        let grid = (pairs.rows as usize).div_ceil(ROW_THREADS as usize);
+        let grid = row_blocks(pairs.rows);
         launch!(
             self,
             &self.table.rows.index_terms,
@@ -818,8 +823,7 @@ impl Launcher<'_> {
         terms: Address,
     ) -> Result<()> {
         let Pairs { rows, ranges: Ranges { row_bands, .. }, .. } = *pairs;
-        let (grid, side) =
-            ((rows as usize).div_ceil(ROW_THREADS as usize), Tile::Small.side() as u32);
+        let (grid, side) = (row_blocks(rows), Tile::Small.side() as u32);
         launch!(
             self,
             &self.table.rows.merge_terms,
@@ -897,7 +901,7 @@ impl Launcher<'_> {
     ) -> Result<()> {
         let (normalized, mean) = (i32::from(normalized), i32::from(mean));
         let matrix = i32::from(groups.stride == 0);
-        let grid = (rows as usize).div_ceil(ROW_THREADS as usize);
+        let grid = row_blocks(rows);
         launch!(
             self,
             &self.table.rows.coefficients,
