@@ -155,6 +155,10 @@ __device__ __forceinline__ Cut cut_at(float similarity) {
     return Cut{similarity, 0xffffffffu, 0xffffffffu, order_key(similarity)};
 }
 
+__device__ __forceinline__ Cut cut_at_key(unsigned key) {
+    return Cut{similarity_of(key), 0xffffffffu, 0xffffffffu, key};
+}
+
 // Rows of a warp go together.
 using Group = rows::Group<true>;
 
@@ -331,13 +335,6 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     cuts[first_row + row] = all ? no_cut() : cut_at(cut);
 }
 
-// Bits without so many of the lowest that are set.
-__device__ __forceinline__ unsigned without_lowest(unsigned bits, unsigned number) {
-#pragma unroll 1
-    for (unsigned i = 0; i < number; ++i) bits &= bits - 1;
-    return bits;
-}
-
 // Of the rows whose lists have fewer than k pairs above a guessed cut: cuts from another guess, and
 // empty lists; and which rows they are. Lists that no guess will fill are left overflown. The more pairs
 // are missing, the larger the guess's rank: hard pairs lie where the sample is.
@@ -354,9 +351,11 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     const Group group;
     const unsigned turn = threadIdx.x % 32 / rows::LANES;
 #pragma unroll 1
-    for (; left != 0; left = without_lowest(left, 32 / rows::LANES)) {
-        // As many rows at a time as the warp has lanes for.
-        const unsigned some = without_lowest(left, turn);
+    for (; left != 0; left &= left - 1) {
+        // Each row of the warp's has its turn, and the lanes of a row take every so many-th.
+        unsigned some = left;
+#pragma unroll 1
+        for (unsigned i = 0; i < turn; ++i) some &= some - 1;
         const bool exists = some != 0;
         const unsigned row = own - threadIdx.x % 32 + __ffs(some | 1u << 31) - 1;
         const unsigned found = exists ? lists.counts[row] : 0;
@@ -376,6 +375,8 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
                 again.rows[atomicAdd(again.number, 1u)] = first_row + row;
             }
         }
+#pragma unroll 1
+        for (unsigned i = 1; i < 32 / rows::LANES && left != 0; ++i) left &= left - 1;
     }
 }
 

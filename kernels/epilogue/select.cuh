@@ -68,13 +68,10 @@ struct Again {
     unsigned most;
 };
 
-// Everything from this key on.
-__device__ __forceinline__ Cut cut_at_key(unsigned key) {
-    return Cut{similarity_of(key), 0xffffffffu, 0xffffffffu, key};
-}
-
 // Everything, NaN too.
-__device__ __forceinline__ Cut no_cut() { return cut_at_key(0); }
+__device__ __forceinline__ Cut no_cut() {
+    return Cut{similarity_of(0), 0xffffffffu, 0xffffffffu, 0};
+}
 
 // Nothing.
 __device__ __forceinline__ Cut empty_cut() {
